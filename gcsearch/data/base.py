@@ -1,0 +1,86 @@
+"""What every data set provides.
+
+To add one: a file beside this one with a frozen dataclass and `@datasets.register("name")`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gcsearch.errors import DataError
+from gcsearch.registry import Component, Registry
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The training examples of a data set, in memory.
+
+    Attributes:
+        values: uint8 images (N, C, H, W), or float32 points (N, *event).
+    """
+
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.values) == 0:
+            raise DataError("data set: there must be at least one example, got none.")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the stored bytes: the data part of a score's identity."""
+        return hashlib.sha256(self.values.contiguous().numpy().tobytes()).hexdigest()
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the examples are images of bytes."""
+        return self.values.dtype == torch.uint8
+
+    def scaled(self, indices: Tensor | slice) -> Tensor:
+        """Selected examples as the networks see them: float32, images in [-1, 1]."""
+        chosen = self.values[indices]
+        return to_unit_range(chosen) if self.is_image else chosen
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """Bytes 0..255 to float32 in [-1, 1]: x = byte / 127.5 - 1."""
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [-1, 1] to bytes: clipped and rounded, not truncated, so that real images survive the round trip."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+class Dataset(Component, ABC):
+    """A data set, named in the `data` section of an experiment.
+
+    Attributes:
+        default_extractor: Feature extractor that `evaluation.extractor: auto` stands for.
+    """
+
+    default_extractor: str
+
+    @property
+    @abstractmethod
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one example, (C, H, W) for images."""
+
+    @abstractmethod
+    def load(self) -> Examples:
+        """All training examples."""
+
+    def draw_source(self, num: int, generator: torch.Generator) -> Tensor:
+        """`num` samples of the source distribution that noise is drawn from: standard normal unless overridden."""
+        return torch.randn(num, *self.event_shape, generator=generator, device=generator.device)
+
+
+datasets: Registry[Dataset] = Registry("data")

@@ -1,0 +1,62 @@
+"""Errors a user can act on.
+
+Every message follows one template: ``<where>: <what> must be <rule>, got <value>. <what to do>.``
+The command line prints such an error as one line and exits with `exit_code`; anything else is our bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GCSearchError(Exception):
+    """Base of all errors that are addressed to the user."""
+
+    exit_code = 2
+
+
+class ConfigError(GCSearchError, ValueError):
+    """An experiment, search space or command-line value that means nothing."""
+
+
+class DataError(GCSearchError):
+    """A data set that is missing, damaged or of the wrong shape."""
+
+
+class CheckpointError(GCSearchError):
+    """A checkpoint or export that cannot be read, or belongs to another recipe."""
+
+
+class StudyError(GCSearchError):
+    """A study that is missing, damaged, locked by another process, or differs from what is asked."""
+
+
+class ScoreError(GCSearchError):
+    """Scores of different identity were about to be compared."""
+
+
+class TrackingError(GCSearchError):
+    """The tracking server or store cannot be used as asked."""
+
+
+class TrialDiverged(GCSearchError):
+    """Training produced a non-finite loss or gradient, or collapsed to a constant output."""
+
+    exit_code = 1
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Sentence that names the nearest known word and lists the others.
+
+    Args:
+        word: What the user wrote.
+        known: All words that would have been accepted.
+
+    Returns:
+        For example ``Did you mean 'generator'? Known: generator, independent.``
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Known: {', '.join(known) or 'none'}."

@@ -1,0 +1,149 @@
+"""A small U-Net for images of 8 x 8 to 32 x 32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gcsearch.science.networks.base import Network, PositionalEmbedding, dropout, networks
+from gcsearch.science.shapes import Images, PerExample
+
+
+@networks.register("unet")
+@dataclass(frozen=True, kw_only=True)
+class UNet(Network):
+    """Residual blocks on a few resolutions, with skips from encoder to decoder. No attention: made for small images.
+
+    Attributes:
+        channels: Channels at full resolution, a multiple of 8.
+        channel_mult: Factor of `channels` at each resolution, from full down; the resolution halves between entries.
+        num_blocks: Residual blocks per resolution, on each side.
+        dropout: Probability of zeroing an activation inside a block, in [0, 1).
+    """
+
+    channels: int = 32
+    channel_mult: tuple[int, ...] = (1, 2)
+    num_blocks: int = 2
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.channels < 8 or self.channels % 8:
+            raise ValueError(f"channels must be a multiple of 8, got {self.channels}")
+        if not self.channel_mult or min(self.channel_mult) < 1:
+            raise ValueError(
+                f"channel_mult must be a non-empty list of numbers >= 1, got {list(self.channel_mult)}"
+            )
+        if self.num_blocks < 1:
+            raise ValueError(f"num_blocks must be at least 1, got {self.num_blocks}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def check(self, event_shape: tuple[int, ...]) -> None:
+        if len(event_shape) != 3:
+            raise ValueError(
+                f"network 'unet' needs images (channels, height, width), the data has shape {event_shape}. "
+                "Use network.name=mlp"
+            )
+        factor = 2 ** (len(self.channel_mult) - 1)
+        if event_shape[1] % factor or event_shape[2] % factor:
+            raise ValueError(
+                f"channel_mult must have few enough entries that height and width divide by 2 for each, got "
+                f"{len(self.channel_mult)} entries for images of {event_shape[1]} x {event_shape[2]}"
+            )
+
+    def build(self, event_shape: tuple[int, ...]) -> nn.Module:
+        # Channels last: convolutions of this size run about twice as fast on CPUs, and faster on GPUs in bf16.
+        return UNetModule(event_shape[0], self).to(memory_format=torch.channels_last)
+
+
+class Block(nn.Module):
+    """Group norm, SiLU, 3 x 3 convolution, level embedding; the same again with dropout; residual."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.norm_in = nn.GroupNorm(min(8, inputs // 4), inputs)
+        self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.affine = nn.Linear(embedding, outputs)
+        self.norm_out = nn.GroupNorm(min(8, outputs // 4), outputs)
+        self.conv_out = zero_like(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Features of the same resolution."""
+        hidden = self.conv_in(functional.silu(self.norm_in(x)))
+        hidden = hidden + self.affine(embedding)[:, :, None, None]
+        hidden = dropout(functional.silu(self.norm_out(hidden)), self.probability, generator)
+        result: Tensor = self.skip(x) + self.conv_out(hidden)
+        return result
+
+
+class UNetModule(nn.Module):
+    """The module of `UNet`."""
+
+    def __init__(self, image_channels: int, settings: UNet) -> None:
+        super().__init__()
+        widths = [settings.channels * factor for factor in settings.channel_mult]
+        size = 4 * settings.channels
+        self.embedding = nn.Sequential(
+            PositionalEmbedding(settings.channels), nn.Linear(settings.channels, size), nn.SiLU()
+        )
+        self.stem = nn.Conv2d(image_channels, widths[0], 3, padding=1)
+
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        skips, current = [widths[0]], widths[0]
+        for depth, width in enumerate(widths):
+            blocks = nn.ModuleList()
+            for _ in range(settings.num_blocks):
+                blocks.append(Block(current, width, size, settings.dropout))
+                current = width
+                skips.append(current)
+            self.encoder.append(blocks)
+            if depth < len(widths) - 1:
+                self.down.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
+                skips.append(current)
+        self.middle = Block(current, current, size, settings.dropout)
+        for depth, width in reversed(list(enumerate(widths))):
+            blocks = nn.ModuleList()
+            for _ in range(settings.num_blocks + 1):
+                blocks.append(Block(current + skips.pop(), width, size, settings.dropout))
+                current = width
+            self.decoder.append(blocks)
+            if depth > 0:
+                self.up.append(nn.Conv2d(current, current, 3, padding=1))
+        self.norm = nn.GroupNorm(min(8, current // 4), current)
+        self.head = zero_like(nn.Conv2d(current, image_channels, 3, padding=1))
+
+    def forward(self, x: Images, conditioning: PerExample, dropout: torch.Generator | None = None) -> Tensor:
+        """Output of the shape of `x`."""
+        embedding = self.embedding(conditioning)
+        hidden = self.stem(x.contiguous(memory_format=torch.channels_last))
+        skips = [hidden]
+        for depth, blocks in enumerate(self.encoder):
+            for block in blocks:  # type: ignore[attr-defined]
+                hidden = block(hidden, embedding, dropout)
+                skips.append(hidden)
+            if depth < len(self.down):
+                hidden = self.down[depth](hidden)
+                skips.append(hidden)
+        hidden = self.middle(hidden, embedding, dropout)
+        for depth, blocks in enumerate(self.decoder):
+            for block in blocks:  # type: ignore[attr-defined]
+                hidden = block(torch.cat([hidden, skips.pop()], dim=1), embedding, dropout)
+            if depth < len(self.up):
+                hidden = self.up[depth](functional.interpolate(hidden, scale_factor=2.0, mode="nearest"))
+        output: Tensor = self.head(functional.silu(self.norm(hidden)))
+        return output
+
+
+def zero_like(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with weights of about 1e-5, so that a fresh network is c_skip x and a fresh block the identity."""
+    with torch.no_grad():
+        layer.weight.mul_(1e-5)
+        if layer.bias is not None:
+            layer.bias.zero_()
+    return layer

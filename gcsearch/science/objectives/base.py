@@ -1,0 +1,93 @@
+"""What every objective receives and returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from gcsearch.registry import Component, Registry
+from gcsearch.science.couplings import Coupling
+from gcsearch.science.distances import Distance
+from gcsearch.science.preconditioning import ConsistencyFunction
+from gcsearch.science.process import Process
+from gcsearch.science.randomness import StepDraws
+from gcsearch.science.schedules import Levels, Timesteps, Weighting
+from gcsearch.science.shapes import Batch, PerExample, Scalar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The scientific choices that an objective combines."""
+
+    process: Process
+    timesteps: Timesteps
+    levels: Levels
+    weighting: Weighting
+    coupling: Coupling
+    distance: Distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Consistency functions available in a step.
+
+    Attributes:
+        online: Current weights: the student with gradient, the teacher without.
+        ema: Averaged weights.
+    """
+
+    online: ConsistencyFunction
+    ema: ConsistencyFunction
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerms:
+    """What an objective returns.
+
+    Attributes:
+        loss: Mean over the batch, to be minimised.
+        forward_units: Cost of the step in network forwards of one example; forward + backward = 3.
+    """
+
+    loss: Scalar
+    forward_units: int
+
+
+class Objective(Component, ABC):
+    """A training objective."""
+
+    @abstractmethod
+    def __call__(
+        self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
+    ) -> LossTerms:
+        """Loss of one batch at `step` of `num_steps`.
+
+        Args:
+            recipe: Process, schedules, coupling, distance.
+            models: Networks; only `models.online` gets a gradient.
+            data: Clean examples.
+            draws: All random numbers of the step.
+            step: Steps done, 0-based.
+            num_steps: Planned steps, the horizon of all schedules.
+        """
+
+
+objectives: Registry[Objective] = Registry("objective")
+
+
+@lru_cache(maxsize=64)
+def discretisation(
+    process: Process, levels: Levels, num_levels: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Grid of `num_levels` and the probability of each of its intervals, on `device`; computed once per stage."""
+    grid = process.grid(num_levels)
+    return grid.to(device), levels.probabilities(grid).to(torch.float32).to(device)
+
+
+def mean_loss(distance: PerExample, weight: PerExample) -> Scalar:
+    """Mean over the batch of lambda(sigma) D."""
+    return (weight * distance).mean()

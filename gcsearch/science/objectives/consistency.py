@@ -1,0 +1,66 @@
+"""Consistency training (iCT), the objective of both GC papers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gcsearch.science.objectives.base import (
+    LossTerms,
+    Models,
+    Objective,
+    Recipe,
+    discretisation,
+    mean_loss,
+    objectives,
+)
+from gcsearch.science.randomness import StepDraws
+from gcsearch.science.schedules import interval_indices
+from gcsearch.science.shapes import Batch
+
+
+@objectives.register("consistency")
+@dataclass(frozen=True, kw_only=True)
+class Consistency(Objective):
+    """Consistency training: the student at the upper level matches the teacher at the lower one.
+
+    L = mean of lambda(sigma_i, sigma_{i+1}) D(sg f(x_i, sigma_i), f(x_{i+1}, sigma_{i+1})),
+    x_i = a(sigma_i) data + b(sigma_i) noise with the end points of the coupling, i drawn from the proposal.
+
+    The teacher has the student's weights, without gradient and with the student's dropout mask. Zero for the exact
+    consistency map of a deterministic flow.
+
+    Source: iCT Eq. for CT with N(k), p(sigma_i) and lambda; GC v1 Eq. 6 and 9.
+    """
+
+    def __call__(
+        self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
+    ) -> LossTerms:
+        num_levels = recipe.timesteps.levels_at(step, num_steps)
+        grid, probabilities = discretisation(recipe.process, recipe.levels, num_levels, data.device)
+        index = interval_indices(draws.level_uniforms, probabilities)
+        sigma_lower, sigma_upper = grid[index], grid[index + 1]
+
+        progress = step / num_steps
+        ends = recipe.coupling.pair(
+            data=data,
+            noise=draws.noise,
+            sigma_lower=sigma_lower,
+            process=recipe.process,
+            predictors={"ema": models.ema, "online": models.online},
+            selection=draws.selection,
+            progress=progress,
+        )
+        lower = recipe.process.add_noise(ends.data, ends.noise, sigma_lower)
+        upper = recipe.process.add_noise(ends.data, ends.noise, sigma_upper)
+        with torch.no_grad():
+            target = models.online(lower, sigma_lower, draws.dropout_seed)
+        output = models.online(upper, sigma_upper, draws.dropout_seed)
+
+        weight = recipe.weighting.weight(sigma_lower, sigma_upper)
+        batch_size = data.shape[0]
+        return LossTerms(
+            loss=mean_loss(recipe.distance(output, target), weight),
+            forward_units=4 * batch_size + recipe.coupling.num_generated(batch_size, progress),
+        )

@@ -1,0 +1,101 @@
+"""Random numbers as pure functions of (seed, stream, position).
+
+Nothing here touches the global generators, and nothing has to be stored to resume: the draws of step k are the
+same whether or not the run was interrupted before k. Every recipe consumes the same draws in the same order, so runs
+with the same seed share data order, noise, levels and mixing masks, and their differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcsearch.science.shapes import Batch, Indices, PerExample
+
+STREAMS: Final = {"initialization": 0, "data": 1, "training": 2, "dropout": 3, "evaluation": 4, "metric": 5}
+"""Independent streams of one seed. The numbers are part of what a checkpoint means: never renumber."""
+
+LATENT_BLOCK: Final = 64
+"""Evaluation latents are drawn in blocks of this many indices, so that they do not depend on the batch size."""
+
+NoiseSource = Callable[[int, torch.Generator], Tensor]
+"""Draws `num` source samples of shape (num, *event) from a CPU or device generator."""
+
+
+def derive_seed(seed: int, stream: str, *position: int) -> int:
+    """64-bit seed for one stream at one position, e.g. ``derive_seed(0, "training", step)``.
+
+    Mixed by numpy's SeedSequence, so that neighbouring seeds and positions give unrelated streams.
+    """
+    sequence = np.random.SeedSequence([seed, STREAMS[stream], *position])
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+def generator(
+    seed: int, stream: str, *position: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """Fresh generator for one stream at one position, on `device`."""
+    return torch.Generator(device=device).manual_seed(derive_seed(seed, stream, *position))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDraws:
+    """All random numbers of one training step, the same for every recipe.
+
+    Attributes:
+        noise: Source samples z.
+        level_uniforms: Uniform numbers in [0, 1); an inverse cumulative distribution turns them into levels, so
+            recipes with different grids draw corresponding levels.
+        selection: Random order of the examples; a coupling that treats a share of the batch takes the first ones.
+        dropout_seed: Seed of the dropout mask that student and teacher share.
+    """
+
+    noise: Batch
+    level_uniforms: PerExample
+    selection: Indices
+    dropout_seed: int
+
+
+def draw_step(
+    seed: int, step: int, batch_size: int, source: NoiseSource, device: torch.device | str = "cpu"
+) -> StepDraws:
+    """Random numbers of training step `step` (0-based) for a batch of `batch_size` examples."""
+    stream = generator(seed, "training", step, device=device)
+    noise = source(batch_size, stream)
+    uniforms = torch.rand(batch_size, generator=stream, device=device)
+    selection = torch.randperm(batch_size, generator=stream, device=device)
+    return StepDraws(
+        noise=noise,
+        level_uniforms=uniforms,
+        selection=selection,
+        dropout_seed=derive_seed(seed, "dropout", step),
+    )
+
+
+def evaluation_latents(seed: int, start: int, stop: int, source: NoiseSource, stage: int = 0) -> Tensor:
+    """Source samples number `start` to `stop` - 1 of the common latents, on the CPU.
+
+    They depend on (seed, index, stage) only: not on trial, batch size, device or number of workers.
+
+    Args:
+        seed: Evaluation seed of the study.
+        start: First sample index.
+        stop: One past the last sample index.
+        source: Draws source samples; `source(n)` from a fresh generator must start with the samples of smaller n
+            or, as here, always be asked for whole blocks.
+        stage: 0 for the initial latents, 1, 2, ... for the noise a multistep sampler adds.
+
+    Returns:
+        Tensor of shape (stop - start, *event).
+    """
+    first, last = start // LATENT_BLOCK, (stop - 1) // LATENT_BLOCK
+    blocks = [
+        source(LATENT_BLOCK, generator(seed, "evaluation", stage, block)) for block in range(first, last + 1)
+    ]
+    offset = first * LATENT_BLOCK
+    return torch.cat(blocks)[start - offset : stop - offset]

@@ -1,0 +1,31 @@
+"""Shape aliases. Letters: B examples in a batch, N noise levels, event the shape of one example.
+
+The tests check them at run time (`--jaxtyping-packages` in pyproject.toml); production pays nothing.
+"""
+
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+Batch = Float[Tensor, "B *event"]
+"""A batch of examples, noise or network outputs."""
+
+Images = Float[Tensor, "B C H W"]
+"""A batch of images in [-1, 1]."""
+
+ByteImages = UInt8[Tensor, "B C H W"]
+"""A batch of images in 0..255."""
+
+PerExample = Float[Tensor, "B"]
+"""One number per example: noise level, coefficient, weight, distance."""
+
+Grid = Float[Tensor, "N"]
+"""Increasing noise levels."""
+
+Probabilities = Float[Tensor, "M"]
+"""One probability per interval of a grid, M = N - 1."""
+
+Indices = Int[Tensor, "B"]
+"""One index per example."""
+
+Scalar = Float[Tensor, ""]
+"""A single number on the device."""
