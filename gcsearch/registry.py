@@ -50,7 +50,9 @@ class Registry(Generic[T]):
 
         def enter(cls: type[T]) -> type[T]:
             if name in self._classes:
-                raise ValueError(f"{self.kind} '{name}' is registered twice: {self._classes[name]} and {cls}.")
+                raise ValueError(
+                    f"{self.kind} '{name}' is registered twice: {self._classes[name]} and {cls}."
+                )
             cls.kind = self.kind  # type: ignore[attr-defined]
             cls.name = name  # type: ignore[attr-defined]
             self._classes[name] = cls

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gcsearch.errors import DataError
 from gcsearch.registry import Component, Registry
+from gcsearch.science.images import to_unit_range
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,6 @@ class Examples:
         """Selected examples as the networks see them: float32, images in [-1, 1]."""
         chosen = self.values[indices]
         return to_unit_range(chosen) if self.is_image else chosen
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """Bytes 0..255 to float32 in [-1, 1]: x = byte / 127.5 - 1."""
-    return images.to(torch.float32) / 127.5 - 1
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to bytes: clipped and rounded, not truncated, so that real images survive the round trip."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 class Dataset(Component, ABC):

@@ -53,9 +53,7 @@ class Lion(Optimizer):
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         from lion_pytorch import Lion as LionOptimizer
 
-        return LionOptimizer(
-            list(parameters), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay
-        )
+        return LionOptimizer(list(parameters), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
 
 @optimizers.register("adam")

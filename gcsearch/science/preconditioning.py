@@ -106,9 +106,7 @@ class ConsistencyFunction:
         """
         coefficients = self.process.preconditioning(sigma)
         dropout = (
-            None
-            if dropout_seed is None
-            else torch.Generator(device=noisy.device).manual_seed(dropout_seed)
+            None if dropout_seed is None else torch.Generator(device=noisy.device).manual_seed(dropout_seed)
         )
         scaled = per_example(coefficients.scale, noisy) * noisy
         with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):

@@ -36,9 +36,7 @@ def derive_seed(seed: int, stream: str, *position: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
-def generator(
-    seed: int, stream: str, *position: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(seed: int, stream: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Fresh generator for one stream at one position, on `device`."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, stream, *position))
 
