@@ -20,6 +20,19 @@ class ConfigError(GCSearchError, ValueError):
     """An experiment, search space or command-line value that means nothing."""
 
 
+class FieldError(ValueError):
+    """A value that is legal on its own and wrong beside the others.
+
+    Args:
+        field: Dotted name of the offending field, e.g. ``evaluation.every_images``.
+        problem: The rule, the value and the remedy, as the rest of a sentence that begins with the field.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field} {problem}")
+        self.field = field
+
+
 class DataError(GCSearchError):
     """A data set that is missing, damaged or of the wrong shape."""
 
@@ -40,7 +53,7 @@ class TrackingError(GCSearchError):
     """The tracking server or store cannot be used as asked."""
 
 
-class TrialDiverged(GCSearchError):
+class TrialDiverged(GCSearchError):  # noqa: N818 - an outcome of a trial, not a fault of the program
     """Training produced a non-finite loss or gradient, or collapsed to a constant output."""
 
     exit_code = 1

@@ -50,9 +50,7 @@ class Registry(Generic[T]):
 
         def enter(cls: type[T]) -> type[T]:
             if name in self._classes:
-                raise ValueError(
-                    f"{self.kind} '{name}' is registered twice: {self._classes[name]} and {cls}."
-                )
+                raise ValueError(f"{self.kind} '{name}' is registered twice: {self._classes[name]} and {cls}.")
             cls.kind = self.kind  # type: ignore[attr-defined]
             cls.name = name  # type: ignore[attr-defined]
             self._classes[name] = cls
@@ -68,8 +66,19 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._classes))
 
+    def holds(self, base: type) -> bool:
+        """Whether the components of this registry are subclasses of `base`."""
+        return any(issubclass(cls, base) for cls in self._classes.values())
+
     def __len__(self) -> int:
         return len(self._classes)
+
+
+def kind_of(base: type) -> str | None:
+    """Kind whose components derive from the abstract class `base`, e.g. ``coupling`` for `Coupling`, or None."""
+    if not (isinstance(base, type) and issubclass(base, Component)):
+        return None
+    return next((kind for kind, registry in registries.items() if registry.holds(base)), None)
 
 
 def spec(component: Any) -> dict[str, Any]:

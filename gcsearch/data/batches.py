@@ -24,9 +24,7 @@ class Batches:
         device: Where batches are wanted; the examples are moved there once.
     """
 
-    def __init__(
-        self, examples: Examples, batch_size: int, seed: int, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, examples: Examples, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
         self.examples = Examples(examples.values.to(device))
         self.batch_size = batch_size
         self.seed = seed

@@ -15,7 +15,7 @@ from gcsearch.data.base import Dataset, Examples, datasets
 class Digits(Dataset):
     """Handwritten digits, grey levels 0..16 scaled to bytes.
 
-    Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits (UCI), test part, as shipped by scikit-learn.
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (UCI), test part, from scikit-learn.
     """
 
     default_extractor = "digits"

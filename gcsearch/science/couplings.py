@@ -126,9 +126,7 @@ class Generator(Coupling):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
         if not 0 <= self.start < self.end <= 1:
-            raise ValueError(
-                f"start and end must satisfy 0 <= start < end <= 1, got {self.start} and {self.end}"
-            )
+            raise ValueError(f"start and end must satisfy 0 <= start < end <= 1, got {self.start} and {self.end}")
 
     def mixing_rate(self, progress: float) -> float:
         """Mu at `progress` = step / num_steps."""

@@ -48,7 +48,9 @@ class PseudoHuber(Distance):
     def __call__(self, first: Batch, second: Batch) -> PerExample:
         squares = (first - second).flatten(1).square().sum(1)
         offset = self.c * first[0].numel() ** 0.5
-        return (squares + offset**2).sqrt() - offset
+        # The formula, multiplied and divided by its conjugate: exactly 0 at a = b, accurate for small differences.
+        distance: PerExample = squares / ((squares + offset**2).sqrt() + offset)
+        return distance
 
 
 @distances.register("l2")

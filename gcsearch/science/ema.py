@@ -33,9 +33,9 @@ class PowerWarmup(EMA):
 
     decay(s) = min(1 - (1 + s)^(-power), max_decay)^(1 / period)
 
-    The published runs applied the inner decay once in every five steps (ema_pytorch); its fifth root at every step is the
-    same average with a finer rhythm. Their cap of 0.9999 would be reached after a million steps, so the half-life was
-    in truth about 13 % of the steps so far at 20k steps.
+    The published runs applied the inner decay once in every five steps (ema_pytorch); its fifth root at every step is
+    the same average with a finer rhythm. Their cap of 0.9999 would be reached after a million steps, so the half-life
+    was in truth about 13 % of the steps so far at 20k steps.
 
     Attributes:
         max_decay: Cap of the decay over `period` steps, in [0, 1).

@@ -53,7 +53,10 @@ class Lion(Optimizer):
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         from lion_pytorch import Lion as LionOptimizer
 
-        return LionOptimizer(list(parameters), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        optimizer: torch.optim.Optimizer = LionOptimizer(
+            list(parameters), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay
+        )
+        return optimizer
 
 
 @optimizers.register("adam")

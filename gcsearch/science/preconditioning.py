@@ -67,9 +67,7 @@ def unit_variance(
     variance = sigma_data**2
     scale = (data.square() * variance + noise.square()).rsqrt()
     skip = boundary_data * variance / (boundary_data.square() * variance + boundary_noise.square())
-    return Preconditioning(
-        skip=skip, out=boundary_noise * sigma_data * scale, scale=scale, conditioning=conditioning
-    )
+    return Preconditioning(skip=skip, out=boundary_noise * sigma_data * scale, scale=scale, conditioning=conditioning)
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:
@@ -105,11 +103,10 @@ class ConsistencyFunction:
             f(noisy, sigma), in fp32, equal to `noisy` at sigma_min.
         """
         coefficients = self.process.preconditioning(sigma)
-        dropout = (
-            None if dropout_seed is None else torch.Generator(device=noisy.device).manual_seed(dropout_seed)
-        )
+        dropout = None if dropout_seed is None else torch.Generator(device=noisy.device).manual_seed(dropout_seed)
         scaled = per_example(coefficients.scale, noisy) * noisy
         with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.network(scaled, coefficients.conditioning, dropout)
         skip, out = per_example(coefficients.skip, noisy), per_example(coefficients.out, noisy)
-        return skip * noisy + out * output.to(noisy.dtype)
+        estimate: Tensor = skip * noisy + out * output.to(noisy.dtype)
+        return estimate

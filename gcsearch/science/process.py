@@ -97,7 +97,7 @@ def karras_grid(num_levels: int, sigma_min: float, sigma_max: float, rho: float)
     """
     ramp = torch.linspace(0, 1, num_levels, dtype=torch.float64)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    grid = ((low + ramp * (high - low)) ** rho).to(torch.float32)
+    grid: Tensor = ((low + ramp * (high - low)) ** rho).to(torch.float32)
     grid[0], grid[-1] = sigma_min, sigma_max
     return grid
 
@@ -149,7 +149,7 @@ class VarianceExploding(Process):
 @processes.register("bridge")
 @dataclass(frozen=True, kw_only=True)
 class Bridge(Process):
-    """Bridge between data and noise of the first GC paper: noisy = (1 - tau) data + tau noise, tau = sigma / (sigma + 1).
+    """Bridge of the first GC paper: noisy = (1 - tau) data + tau noise, tau = sigma / (sigma + 1).
 
     The state is the variance-exploding state divided by 1 + sigma: same flow, same signal-to-noise ratio. What differs
     is the preconditioning, and that is the whole effect of choosing this process:
@@ -160,8 +160,8 @@ class Bridge(Process):
 
     Weights and level proposal remain functions of sigma.
 
-    Source: GC v1 section 5.1 and Appendix B, read through its code (the text's alpha_i = sigma_i / sigma_{i+1} is a slip
-    for sigma_i + 1). The boundary sits at tau(sigma_min); the code puts it at tau = sigma_min, 4e-6 off.
+    Source: GC v1 section 5.1 and Appendix B, read through its code (the text's alpha_i = sigma_i / sigma_{i+1} is a
+    slip for sigma_i + 1). The boundary sits at tau(sigma_min); the code puts it at tau = sigma_min, 4e-6 off.
     """
 
     sigma_min: float = 0.002

@@ -30,9 +30,10 @@ NoiseSource = Callable[[int, torch.Generator], Tensor]
 def derive_seed(seed: int, stream: str, *position: int) -> int:
     """64-bit seed for one stream at one position, e.g. ``derive_seed(0, "training", step)``.
 
-    Mixed by numpy's SeedSequence, so that neighbouring seeds and positions give unrelated streams.
+    Mixed by numpy's SeedSequence, so that neighbouring seeds and positions give unrelated streams. Stream and position
+    are its spawn key: as plain entropy, trailing zeros would not count and position () would equal position (0).
     """
-    sequence = np.random.SeedSequence([seed, STREAMS[stream], *position])
+    sequence = np.random.SeedSequence(seed, spawn_key=(STREAMS[stream], *position))
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
@@ -92,8 +93,6 @@ def evaluation_latents(seed: int, start: int, stop: int, source: NoiseSource, st
         Tensor of shape (stop - start, *event).
     """
     first, last = start // LATENT_BLOCK, (stop - 1) // LATENT_BLOCK
-    blocks = [
-        source(LATENT_BLOCK, generator(seed, "evaluation", stage, block)) for block in range(first, last + 1)
-    ]
+    blocks = [source(LATENT_BLOCK, generator(seed, "evaluation", stage, block)) for block in range(first, last + 1)]
     offset = first * LATENT_BLOCK
     return torch.cat(blocks)[start - offset : stop - offset]

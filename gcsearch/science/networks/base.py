@@ -16,8 +16,8 @@ class Network(Component, ABC):
     """Settings of a network. The module is called as ``module(x, conditioning, dropout)``.
 
     `conditioning` is c_noise, one number per example; `dropout` is a generator on the device of `x`, or None to switch
-    dropout off. The output has the shape of `x`. There is no train or eval mode: what a forward pass does depends on its
-    arguments alone.
+    dropout off. The output has the shape of `x`. There is no train or eval mode: what a forward pass does depends on
+    its arguments alone.
     """
 
     @abstractmethod
@@ -35,7 +35,7 @@ networks: Registry[Network] = Registry("network")
 def initialize(network: Network, event_shape: tuple[int, ...], seed: int) -> nn.Module:
     """Module whose weights depend on `seed` only; the global generators are left as they were."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reset every GPU's generator
         return network.build(event_shape)
 
 

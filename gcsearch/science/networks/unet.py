@@ -22,20 +22,23 @@ class UNet(Network):
         channel_mult: Factor of `channels` at each resolution, from full down; the resolution halves between entries.
         num_blocks: Residual blocks per resolution, on each side.
         dropout: Probability of zeroing an activation inside a block, in [0, 1).
+        patch_size: Side of the pixel patches that are folded into channels before the first convolution; 2 makes every
+            layer four times cheaper.
     """
 
     channels: int = 32
     channel_mult: tuple[int, ...] = (1, 2)
     num_blocks: int = 2
     dropout: float = 0.0
+    patch_size: int = 1
 
     def __post_init__(self) -> None:
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size must be at least 1, got {self.patch_size}")
         if self.channels < 8 or self.channels % 8:
             raise ValueError(f"channels must be a multiple of 8, got {self.channels}")
         if not self.channel_mult or min(self.channel_mult) < 1:
-            raise ValueError(
-                f"channel_mult must be a non-empty list of numbers >= 1, got {list(self.channel_mult)}"
-            )
+            raise ValueError(f"channel_mult must be a non-empty list of numbers >= 1, got {list(self.channel_mult)}")
         if self.num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1, got {self.num_blocks}")
         if not 0 <= self.dropout < 1:
@@ -47,11 +50,11 @@ class UNet(Network):
                 f"network 'unet' needs images (channels, height, width), the data has shape {event_shape}. "
                 "Use network.name=mlp"
             )
-        factor = 2 ** (len(self.channel_mult) - 1)
+        factor = self.patch_size * 2 ** (len(self.channel_mult) - 1)
         if event_shape[1] % factor or event_shape[2] % factor:
             raise ValueError(
-                f"channel_mult must have few enough entries that height and width divide by 2 for each, got "
-                f"{len(self.channel_mult)} entries for images of {event_shape[1]} x {event_shape[2]}"
+                f"height and width must be multiples of patch_size 2^(resolutions - 1) = {factor}, got images of "
+                f"{event_shape[1]} x {event_shape[2]}. Shorten channel_mult or lower patch_size"
             )
 
     def build(self, event_shape: tuple[int, ...]) -> nn.Module:
@@ -91,7 +94,9 @@ class UNetModule(nn.Module):
         self.embedding = nn.Sequential(
             PositionalEmbedding(settings.channels), nn.Linear(settings.channels, size), nn.SiLU()
         )
-        self.stem = nn.Conv2d(image_channels, widths[0], 3, padding=1)
+        self.patch_size = settings.patch_size
+        patch_channels = image_channels * settings.patch_size**2
+        self.stem = nn.Conv2d(patch_channels, widths[0], 3, padding=1)
 
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -116,12 +121,13 @@ class UNetModule(nn.Module):
             if depth > 0:
                 self.up.append(nn.Conv2d(current, current, 3, padding=1))
         self.norm = nn.GroupNorm(min(8, current // 4), current)
-        self.head = zero_like(nn.Conv2d(current, image_channels, 3, padding=1))
+        self.head = zero_like(nn.Conv2d(current, patch_channels, 3, padding=1))
 
     def forward(self, x: Images, conditioning: PerExample, dropout: torch.Generator | None = None) -> Tensor:
         """Output of the shape of `x`."""
         embedding = self.embedding(conditioning)
-        hidden = self.stem(x.contiguous(memory_format=torch.channels_last))
+        patches = functional.pixel_unshuffle(x, self.patch_size)
+        hidden = self.stem(patches.contiguous(memory_format=torch.channels_last))
         skips = [hidden]
         for depth, blocks in enumerate(self.encoder):
             for block in blocks:  # type: ignore[attr-defined]
@@ -136,8 +142,7 @@ class UNetModule(nn.Module):
                 hidden = block(torch.cat([hidden, skips.pop()], dim=1), embedding, dropout)
             if depth < len(self.up):
                 hidden = self.up[depth](functional.interpolate(hidden, scale_factor=2.0, mode="nearest"))
-        output: Tensor = self.head(functional.silu(self.norm(hidden)))
-        return output
+        return functional.pixel_shuffle(self.head(functional.silu(self.norm(hidden))), self.patch_size)
 
 
 def zero_like(layer: nn.Conv2d) -> nn.Conv2d:

@@ -80,9 +80,7 @@ objectives: Registry[Objective] = Registry("objective")
 
 
 @lru_cache(maxsize=64)
-def discretisation(
-    process: Process, levels: Levels, num_levels: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def discretisation(process: Process, levels: Levels, num_levels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Grid of `num_levels` and the probability of each of its intervals, on `device`; computed once per stage."""
     grid = process.grid(num_levels)
     return grid.to(device), levels.probabilities(grid).to(torch.float32).to(device)

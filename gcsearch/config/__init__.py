@@ -1,0 +1,22 @@
+"""Experiment files to components and back.
+
+`load_experiment` reads an experiment file, `build` makes one component from a plain specification, `registry.spec` is
+the way back. Errors name file, line, field, rule and value.
+"""
+
+from gcsearch.config.build import build, build_settings
+from gcsearch.config.documents import Document, parse_assignment, read_document
+from gcsearch.config.experiment import Evaluation, Experiment, Training, find_experiment, load_experiment
+
+__all__ = [
+    "Document",
+    "Evaluation",
+    "Experiment",
+    "Training",
+    "build",
+    "build_settings",
+    "find_experiment",
+    "load_experiment",
+    "parse_assignment",
+    "read_document",
+]

@@ -1,0 +1,178 @@
+"""YAML files as plain data that remembers where each value was written.
+
+YAML 1.2: ``1e-4`` and ``512_000`` are numbers, ``on`` and ``no`` are strings, a repeated key is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from gcsearch.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+"""Where a value sits in a document, e.g. ``("coupling", "mu")``."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data and the place each part of it comes from.
+
+    Attributes:
+        data: Nested dicts, lists and scalars.
+        source: Name of the whole, e.g. the file's path.
+        places: ``file:line`` or ``--set key=value`` for the keys that are known.
+    """
+
+    data: dict[str, Any]
+    source: str = "configuration"
+    places: dict[KeyPath, str] = field(default_factory=dict)
+
+    def where(self, path: KeyPath) -> str:
+        """Place of the value at `path`, or of the nearest part around it."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return self.source
+
+    def with_values(self, values: dict[str, Any], place: str | None = None) -> Document:
+        """Copy with dotted keys set, e.g. ``{"coupling.mu": 0.3}``.
+
+        A key inside a component that was written as its bare name turns the name into ``{name: ...}`` first.
+
+        Args:
+            values: Dotted key to value; a value that is a mapping replaces the whole section.
+            place: Where the values come from, for messages; by default the key itself.
+        """
+        data, places = copy.deepcopy(self.data), dict(self.places)
+        for dotted, value in values.items():
+            path = tuple(dotted.split("."))
+            node = data
+            for key in path[:-1]:
+                inner = node.get(key)
+                if isinstance(inner, str):
+                    inner = {"name": inner}
+                node[key] = inner = {} if inner is None else inner
+                if not isinstance(inner, dict):
+                    raise ConfigError(f"{place or dotted}: '{key}' is not a section, so '{dotted}' cannot be set.")
+                node = inner
+            node[path[-1]] = copy.deepcopy(value)
+            places = {known: at for known, at in places.items() if known[: len(path)] != path}
+            places[path] = place or dotted
+        return Document(data, self.source, places)
+
+    def with_assignments(self, assignments: Sequence[str]) -> Document:
+        """Copy with ``key=value`` texts of the command line applied in order."""
+        document = self
+        for assignment in assignments:
+            key, value = parse_assignment(assignment)
+            document = document.with_values({key: value}, place=f"--set {assignment}")
+        return document
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``a.b=value`` as dotted key and value; the value is read as YAML."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip() or any(not part for part in key.strip().split(".")):
+        raise ConfigError(f"--set {text}: must have the form key=value, for example --set coupling.mu=0.3.")
+    return key.strip(), _parse(value, f"--set {text}")[0]
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML file whose top level is a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Check the path, or run from the folder that holds it.") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder, a YAML file is needed.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}.") from None
+    data, places = _parse(text, str(path))
+    if data is None:
+        raise ConfigError(f"{path}: is empty. See experiments/digits.yaml for every section.")
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys to values at the top level, got {describe(data)}.")
+    return Document(data, str(path), places)
+
+
+def _parse(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
+    try:
+        node = YAML(typ="rt").load(io.StringIO(text))
+    except DuplicateKeyError as error:
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{line}: a key is written twice: {error.problem}. Remove one.") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{line}: is not valid YAML: {error.problem}.") from None
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: is not valid YAML: {error}.") from None
+    places: dict[KeyPath, str] = {}
+    return _plain(node, (), source, places), places
+
+
+def _plain(node: Any, path: KeyPath, source: str, places: dict[KeyPath, str]) -> Any:
+    """Strip ruamel's wrappers, noting the line of every key and item."""
+    if isinstance(node, CommentedMap):
+        for key in node:
+            if not isinstance(key, str):
+                line = node.lc.key(key)[0] + 1
+                raise ConfigError(f"{source}:{line}: a key must be a word, got {describe(key)}.")
+            places[(*path, key)] = f"{source}:{node.lc.key(key)[0] + 1}"
+        return {str(key): _plain(value, (*path, str(key)), source, places) for key, value in node.items()}
+    if isinstance(node, CommentedSeq):
+        for index in range(len(node)):
+            places[(*path, index)] = f"{source}:{node.lc.item(index)[0] + 1}"
+        return [_plain(value, (*path, index), source, places) for index, value in enumerate(node)]
+    if isinstance(node, bool) or node is None:
+        return node
+    for scalar in (int, float, str):
+        if isinstance(node, scalar):
+            return scalar(node)
+    place = places.get(path, source)
+    raise ConfigError(
+        f"{place}: must be a number, word, list or mapping, got {describe(node)}. Quote it if it is a word."
+    )
+
+
+def describe(value: Any) -> str:
+    """A value as it should appear in a message: short, with quotes around words."""
+    if isinstance(value, dict):
+        return f"the mapping {{{', '.join(map(str, value))}}}" if value else "an empty mapping"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def dump_yaml(data: dict[str, Any]) -> str:
+    """Plain data as block-style YAML with short lists in line, in the order given."""
+    yaml = YAML()
+    yaml.width = 110
+    yaml.representer.ignore_aliases = lambda *_: True
+    stream = io.StringIO()
+    yaml.dump(_flow(data), stream)
+    return stream.getvalue()
+
+
+def _flow(value: Any) -> Any:
+    """Lists and innermost mappings in flow style, which is how the shipped files are written."""
+    if isinstance(value, dict):
+        mapping = CommentedMap({key: _flow(item) for key, item in value.items()})
+        if value and not any(isinstance(item, dict) for item in value.values()):
+            mapping.fa.set_flow_style()
+        return mapping
+    if isinstance(value, list):
+        sequence = CommentedSeq([_flow(item) for item in value])
+        sequence.fa.set_flow_style()
+        return sequence
+    return value

@@ -1,0 +1,224 @@
+"""A complete recipe: what an experiment file says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gcsearch.config.build import build, build_settings
+from gcsearch.config.documents import Document, read_document
+from gcsearch.data import Dataset
+from gcsearch.errors import ConfigError, FieldError, suggestion
+from gcsearch.metrics import Extractor, Metric
+from gcsearch.metrics.fid import FID
+from gcsearch.metrics.kid import KID
+from gcsearch.registry import spec
+from gcsearch.science.couplings import Coupling, Generator
+from gcsearch.science.distances import Distance, PseudoHuber
+from gcsearch.science.ema import EMA, PowerWarmup
+from gcsearch.science.networks import Network
+from gcsearch.science.networks.unet import UNet
+from gcsearch.science.objectives import Objective, Recipe
+from gcsearch.science.objectives.consistency import Consistency
+from gcsearch.science.optimizers import Lion, Optimizer
+from gcsearch.science.process import Process, VarianceExploding
+from gcsearch.science.samplers import Multistep, OneStep, Sampler
+from gcsearch.science.schedules import Fixed, InverseGap, Levels, Lognormal, Timesteps, Weighting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How long and how to train.
+
+    Attributes:
+        num_images: Horizon: images seen by a full training. Every schedule is a function of images / num_images.
+        batch_size: Images per step, over all workers.
+        precision: Arithmetic inside the network.
+        compile: Compile the network with torch.compile.
+        num_workers: Processes that share the batch.
+    """
+
+    num_images: int = 512_000
+    batch_size: int = 128
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    num_workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size > self.num_images:
+            raise ValueError(f"batch_size must be at most num_images = {self.num_images}, got {self.batch_size}")
+        if self.num_workers != 1:
+            raise ValueError(
+                f"num_workers must be 1, got {self.num_workers}. Training over several processes is not there yet"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of a full training; the last may go past num_images by less than a batch."""
+        return math.ceil(self.num_images / self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How trainings are judged.
+
+    Attributes:
+        every_images: Images between evaluations; these points are the rungs of a search. The end is always one.
+        num_samples: Generated samples per evaluation.
+        metrics: Scores to compute.
+        sampler: How samples are drawn.
+        extractor: Feature extractor; ``auto`` takes the data set's own.
+        seed: Seed of the latents, which every trial of a study shares.
+    """
+
+    every_images: int = 64_000
+    num_samples: int = 2_000
+    metrics: tuple[Metric, ...] = (FID(), KID())
+    sampler: Sampler = field(default_factory=OneStep)
+    extractor: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every_images < 1:
+            raise ValueError(f"every_images must be at least 1, got {self.every_images}")
+        if self.num_samples < 16:
+            raise ValueError(f"num_samples must be at least 16, got {self.num_samples}")
+        names = [metric.name for metric in self.metrics]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"metrics must name at least one metric and none twice, got {names}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A complete recipe; every field is a section of the experiment file."""
+
+    name: str
+    seed: int = 0
+    data: Dataset
+    network: Network = field(default_factory=UNet)
+    process: Process = field(default_factory=VarianceExploding)
+    timesteps: Timesteps = field(default_factory=Fixed)
+    levels: Levels = field(default_factory=Lognormal)
+    weighting: Weighting = field(default_factory=InverseGap)
+    coupling: Coupling = field(default_factory=Generator)
+    objective: Objective = field(default_factory=Consistency)
+    distance: Distance = field(default_factory=PseudoHuber)
+    optimizer: Optimizer = field(default_factory=Lion)
+    ema: EMA = field(default_factory=PowerWarmup)
+    training: Training = field(default_factory=Training)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        shape = self.data.event_shape
+        for section, check in (("network", self.network.check), ("evaluation.extractor", self.extractor.accepts)):
+            try:
+                check(shape)
+            except ValueError as error:
+                raise FieldError(section, f"does not fit the data '{self.data.name}': {error}") from None
+        if self.evaluation.every_images > self.training.num_images:
+            raise FieldError(
+                "evaluation.every_images",
+                f"must be at most training.num_images = {self.training.num_images}, got {self.evaluation.every_images}",
+            )
+        sampler, process = self.evaluation.sampler, self.process
+        if isinstance(sampler, Multistep) and not (
+            process.sigma_min < sampler.levels[-1] and sampler.levels[0] < process.sigma_max
+        ):
+            raise FieldError(
+                "evaluation.sampler.levels",
+                f"must lie between sigma_min = {process.sigma_min} and sigma_max = {process.sigma_max}, "
+                f"got {list(sampler.levels)}",
+            )
+
+    @property
+    def extractor(self) -> Extractor:
+        """The feature extractor, with ``auto`` resolved."""
+        name = self.evaluation.extractor
+        extractor: Extractor = build("extractor", self.data.default_extractor if name == "auto" else name)
+        return extractor
+
+    @property
+    def recipe(self) -> Recipe:
+        """The scientific choices, as objectives take them."""
+        return Recipe(
+            process=self.process,
+            timesteps=self.timesteps,
+            levels=self.levels,
+            weighting=self.weighting,
+            coupling=self.coupling,
+            distance=self.distance,
+        )
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Numbers of images at which a training is evaluated, increasing, ending with the horizon."""
+        every, horizon = self.evaluation.every_images, self.training.num_images
+        return (*range(every, horizon, every), horizon)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the canonical configuration without its name: equal if and only if the trainings are equal."""
+        return _digest({key: value for key, value in self.to_dict().items() if key != "name"})
+
+    @property
+    def recipe_fingerprint(self) -> str:
+        """`fingerprint` without the seed: groups the replicates of one recipe."""
+        return _digest({key: value for key, value in self.to_dict().items() if key not in ("name", "seed")})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_document` reads back to an equal experiment, with every default written out."""
+        return spec(self)
+
+    @classmethod
+    def from_document(cls, document: Document) -> Experiment:
+        """Experiment from parsed data, with places for messages."""
+        return build_settings(cls, document.data, document)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], source: str = "configuration") -> Experiment:
+        """Experiment from plain data."""
+        return cls.from_document(Document(data, source))
+
+
+def _digest(data: dict[str, Any]) -> str:
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def find_experiment(name: str, beside: Path | None = None) -> Path:
+    """Path of an experiment given as a path or as the name of a file in an `experiments` folder.
+
+    Args:
+        name: ``digits`` or ``path/to/file.yaml``.
+        beside: File that mentions it; an `experiments` folder next to that file's folder is looked into first.
+    """
+    direct = Path(name)
+    if direct.suffix in (".yaml", ".yml") or direct.is_file():
+        if beside and not direct.is_absolute() and not direct.is_file() and (beside.parent / direct).is_file():
+            return beside.parent / direct
+        return direct
+    folders = ([beside.parent / "experiments", beside.parent.parent / "experiments"] if beside else []) + [
+        Path("experiments")
+    ]
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = {path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")}
+    raise ConfigError(f"experiment '{name}': no file {name}.yaml in an experiments folder. {suggestion(name, known)}")
+
+
+def load_experiment(path: Path | str, assignments: Sequence[str] = ()) -> Experiment:
+    """Experiment from a file, with ``key=value`` overrides applied."""
+    return Experiment.from_document(read_document(Path(path)).with_assignments(assignments))

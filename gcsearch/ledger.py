@@ -1,0 +1,248 @@
+"""The ledger of a study: one append-only file of events, and the state it adds up to.
+
+Everything else that a study shows (sampler, stopping rule, MLflow, reports, exports) is a view of these events. A line
+is one JSON object with at least `event` and `time`; `ledger.jsonl` has one writer, the driver, which flushes every line
+to disk before it acts on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from gcsearch.errors import StudyError
+
+logger = logging.getLogger(__name__)
+
+LEDGER_NAME: Final = "ledger.jsonl"
+
+State = Literal["running", "completed", "stopped", "diverged", "failed", "interrupted"]
+ENDED: Final = ("completed", "stopped", "diverged", "failed")
+"""States that are final: such a trial never runs again."""
+
+Event = dict[str, Any]
+
+
+def read_events(path: Path) -> list[Event]:
+    """All events of a ledger file, in order; an empty list if there is no file.
+
+    A torn last line (the machine lost power while writing) is dropped with a warning.
+
+    Raises:
+        StudyError: Another line cannot be read.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    *complete, rest = lines
+    events = []
+    for number, line in enumerate(complete, start=1):
+        try:
+            event = json.loads(line)
+            if not isinstance(event, dict) or "event" not in event or "time" not in event:
+                raise ValueError("it is not an event")
+        except ValueError as error:
+            raise StudyError(
+                f"{path}:{number}: the line cannot be read ({error}). Restore the file, or remove that line if its "
+                "event may be lost."
+            ) from None
+        events.append(event)
+    if rest:
+        logger.warning("%s:%d: dropped a torn last line of %d bytes.", path, len(lines), len(rest))
+    return events
+
+
+class LedgerWriter:
+    """The only writer of a ledger. Holds a lock as long as it is open.
+
+    Args:
+        path: Ledger file; created if missing, a torn last line is cut off.
+
+    Raises:
+        StudyError: Another process holds the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise StudyError(
+                f"{path}: another process is writing this study. Wait for it, stop it, or choose another --name."
+            ) from None
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
+
+    def append(self, event: str, **fields: Any) -> Event:
+        """Write one event and flush it to disk.
+
+        Args:
+            event: Its type, e.g. ``result``.
+            fields: Plain data; fields that are None are left out. Numbers must be finite.
+
+        Returns:
+            The event as written, with its time.
+        """
+        record: Event = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        record |= {key: value for key, value in fields.items() if value is not None}
+        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return record
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RungResult:
+    """Scores of a trial at one rung."""
+
+    images: int
+    metrics: dict[str, float]
+    identities: dict[str, str]
+    time: str
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrialRecord:
+    """What the ledger knows about one trial."""
+
+    trial: str
+    kind: str = "trial"
+    params: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fingerprint: str = ""
+    recipe: str = ""
+    seed: int = 0
+    state: State = "running"
+    reason: str | None = None
+    results: list[RungResult] = dataclasses.field(default_factory=list)
+    samples: dict[int, str] = dataclasses.field(default_factory=dict)
+    started: str = ""
+    ended: str | None = None
+
+    @property
+    def images(self) -> int:
+        """Images at the last result; 0 before the first."""
+        return self.results[-1].images if self.results else 0
+
+    def value(self, metric: str, use: str = "last", lower_is_better: bool = True) -> float | None:
+        """Last or best value of a metric, e.g. ``eval/fid``; None without a result that has it."""
+        values = [result.metrics[metric] for result in self.results if metric in result.metrics]
+        if not values:
+            return None
+        if use == "last":
+            return values[-1]
+        return min(values) if lower_is_better else max(values)
+
+    def value_at(self, metric: str, images: int) -> float | None:
+        """Value of a metric at one rung; None if the trial has no result there."""
+        for result in self.results:
+            if result.images == images:
+                return result.metrics.get(metric)
+        return None
+
+
+class StudyState:
+    """State of a study: the sum of its events.
+
+    Attributes:
+        study: Fields of the first `study_started` event.
+        trials: Trials by number, in order of their start.
+        ended: Whether the last driver reached the end of the study.
+        earlier_wall_seconds: Wall time of all runs of the driver before the present one.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.study: Event = {}
+        self.trials: dict[str, TrialRecord] = {}
+        self.ended = False
+        self.earlier_wall_seconds = 0.0
+        self._run_started: datetime | None = None
+        self._last_time: datetime | None = None
+        for event in events:
+            self.apply(event)
+
+    def apply(self, event: Event) -> None:
+        """Add one event. A result that repeats an earlier rung of its trial changes nothing."""
+        kind = event["event"]
+        if kind == "study_started":
+            self.study = self.study or event
+            self.ended = False
+            if self._run_started and self._last_time:
+                self.earlier_wall_seconds += (self._last_time - self._run_started).total_seconds()
+            self._run_started = datetime.fromisoformat(event["time"])
+        elif kind == "study_ended":
+            self.ended = True
+        elif kind == "trial_started":
+            self._start(event)
+        elif "trial" in event:
+            record = self.trials.get(event["trial"])
+            if record is None:
+                raise StudyError(f"the ledger has a '{kind}' of trial {event['trial']}, which was never started.")
+            self._apply_to(record, event)
+        self._last_time = datetime.fromisoformat(event["time"])
+
+    def _start(self, event: Event) -> None:
+        record = self.trials.setdefault(event["trial"], TrialRecord(trial=event["trial"]))
+        for name in ("kind", "params", "config", "fingerprint", "recipe", "seed"):
+            if name in event:
+                setattr(record, name, event[name])
+        record.started = record.started or event["time"]
+        record.state, record.reason, record.ended = "running", None, None
+
+    def _apply_to(self, record: TrialRecord, event: Event) -> None:
+        kind = event["event"]
+        if kind == "result" and event["images"] > record.images:
+            record.results.append(
+                RungResult(
+                    images=event["images"],
+                    metrics=event["metrics"],
+                    identities=event.get("identities", {}),
+                    time=event["time"],
+                )
+            )
+        elif kind == "samples":
+            record.samples[event["images"]] = event["path"]
+        elif kind == "trial_ended":
+            record.state, record.reason, record.ended = event["state"], event.get("reason"), event["time"]
+
+    def of_state(self, *states: str) -> Iterator[TrialRecord]:
+        """Trials in one of the given states, in order."""
+        return (record for record in self.trials.values() if record.state in states)
+
+    def ranking(self, metric: str, *, lower_is_better: bool, use: str = "last") -> list[TrialRecord]:
+        """Completed trials that have the metric, best first. Stopped trials never compete with full-length ones."""
+        scored = [
+            (value, record)
+            for record in self.of_state("completed")
+            if (value := record.value(metric, use, lower_is_better)) is not None
+        ]
+        return [record for _, record in sorted(scored, key=lambda pair: pair[0] if lower_is_better else -pair[0])]
+
+
+def read_state(path: Path) -> StudyState:
+    """State of the study whose ledger is at `path`."""
+    return StudyState(read_events(path))

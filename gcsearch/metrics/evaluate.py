@@ -1,0 +1,236 @@
+"""From a consistency function to scores, under one protocol that every trial shares."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from gcsearch.errors import ScoreError
+from gcsearch.metrics.base import Metric
+from gcsearch.metrics.features import Extractor
+from gcsearch.metrics.reference import ReferenceFeatures, extract
+from gcsearch.registry import Component, spec
+from gcsearch.science.images import to_bytes
+from gcsearch.science.preconditioning import ConsistencyFunction
+from gcsearch.science.randomness import NoiseSource, evaluation_latents
+from gcsearch.science.samplers import Sampler
+
+SEPARATOR: Final = " | "
+
+COLLAPSE_SHARE: Final = 1e-3
+"""Samples count as constant if their spread is below this share of the pixel range, or of the data's spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreIdentity:
+    """Everything a score's value depends on besides the model; scores are compared only if all of it is equal.
+
+    Attributes:
+        metric: Key and settings of the metric, e.g. ``fid``.
+        extractor: Name and weights of the extractor, e.g. ``digits@1a2b3c4d``.
+        reference: Name, content and number of the real examples, e.g. ``digits@0a1b2c3d4e5f x1797``.
+        num_samples: Number of generated examples.
+        sampler: Name and settings of the sampler, e.g. ``one_step``.
+        quantisation: ``clip_round_uint8`` for images, ``none`` for points.
+    """
+
+    metric: str
+    extractor: str
+    reference: str
+    num_samples: int
+    sampler: str
+    quantisation: str
+
+    def __str__(self) -> str:
+        """Canonical form, ``metric=fid | extractor=... | ...``; `parse` reads it back."""
+        return SEPARATOR.join(f"{field.name}={getattr(self, field.name)}" for field in dataclasses.fields(self))
+
+    @classmethod
+    def parse(cls, text: str) -> ScoreIdentity:
+        """Identity from its canonical form.
+
+        Raises:
+            ScoreError: The text is no such form.
+        """
+        values = dict(part.partition("=")[::2] for part in text.split(SEPARATOR))
+        try:
+            return cls(**{**values, "num_samples": int(values["num_samples"])})  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ScoreError(f"score identity: must be '{SEPARATOR.join(_FIELDS)}', got '{text}'.") from error
+
+
+_FIELDS: Final = [f"{field.name}=..." for field in dataclasses.fields(ScoreIdentity)]
+
+
+def check_comparable(identities: Iterable[ScoreIdentity | str]) -> None:
+    """Nothing, if all scores were measured in the same way.
+
+    Args:
+        identities: Identities, or their canonical forms as they stand beside recorded scores.
+
+    Raises:
+        ScoreError: They differ; the message names what differs and how.
+    """
+    parsed = [ScoreIdentity.parse(item) if isinstance(item, str) else item for item in identities]
+    differences = []
+    for field in dataclasses.fields(ScoreIdentity):
+        values = sorted({str(getattr(identity, field.name)) for identity in parsed})
+        if len(values) > 1:
+            differences.append(f"{field.name} ({' against '.join(values)})")
+    if differences:
+        raise ScoreError(
+            f"scores: all must be measured in the same way, but they differ in {'; '.join(differences)}. "
+            "Evaluate again with equal settings, or compare each group on its own."
+        )
+
+
+def describe(component: Component) -> str:
+    """Name and settings of a component on one line, e.g. ``multistep(levels=[0.821], clip=true)``."""
+    values = spec(component)
+    name = values.pop("name")
+    settings = ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+    return f"{name}({settings})" if settings else str(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Result of one evaluation.
+
+    Attributes:
+        samples: Generated examples on the CPU: uint8 images, or float32 points.
+        scores: Value under every key of every metric; NaN where the network's output was not finite.
+        collapsed: Whether all samples are (nearly) the same.
+    """
+
+    samples: Tensor
+    scores: dict[str, float]
+    collapsed: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluator:
+    """Generates from common latents and scores the result.
+
+    Sample i starts from latents that depend on (seed, i) only: all trials of a study, on any device and at any batch
+    size, are judged on the same draws, which removes most of the sampling noise from their differences.
+
+    Attributes:
+        metrics: Metrics to compute; their keys must not overlap.
+        extractor: Feature space of all of them.
+        sampler: From latents to examples.
+        num_samples: Generated examples per evaluation.
+        seed: Evaluation seed of the study.
+        source: Draws source samples; always called with CPU generators.
+        reference: Features of the data under the same extractor.
+        reference_name: Word for the data in identities, e.g. the data set's name.
+        is_image: Whether samples are images, which are clipped and rounded to bytes before they are scored.
+        device: Where the network and the extractor run.
+        batch_size: Examples per call of the network; changes memory and speed, not the latents.
+    """
+
+    metrics: Sequence[Metric]
+    extractor: Extractor
+    sampler: Sampler
+    num_samples: int
+    seed: int
+    source: NoiseSource
+    reference: ReferenceFeatures
+    reference_name: str
+    is_image: bool
+    device: torch.device | str = "cpu"
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        keys = [key for metric in self.metrics for key in metric.keys]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"metrics must have different keys, got {keys}")
+        if self.num_samples < 4:
+            raise ValueError(f"num_samples must be at least 4, got {self.num_samples}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if SEPARATOR in self.reference_name:
+            raise ValueError(f"reference_name must not contain '{SEPARATOR}', got '{self.reference_name}'")
+
+    @cached_property
+    def _features(self) -> Callable[[Tensor], Tensor]:
+        return self.extractor.load(self.device)
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """Canonical score identity of every key."""
+        identities = {}
+        data = f"{self.reference_name}@{self.reference.examples_sha256[:12]} x{self.reference.count}"
+        for metric in self.metrics:
+            settings = describe(metric).removeprefix(metric.name)
+            for key in metric.keys:
+                identities[key] = str(
+                    ScoreIdentity(
+                        metric=key + settings,
+                        extractor=self.extractor.identity,
+                        reference=data,
+                        num_samples=self.num_samples,
+                        sampler=describe(self.sampler),
+                        quantisation="clip_round_uint8" if self.is_image else "none",
+                    )
+                )
+        return identities
+
+    def generate(self, function: ConsistencyFunction, num: int | None = None) -> Tensor:
+        """First `num` samples (default: as many as are scored) on the CPU: uint8 images, or float32 points."""
+        return torch.cat([samples for samples, _ in self._batches(function, self.num_samples if num is None else num)])
+
+    def scores(self, function: ConsistencyFunction) -> dict[str, float]:
+        """Value under every key of every metric."""
+        return self.evaluate(function).scores
+
+    def evaluate(self, function: ConsistencyFunction) -> Evaluation:
+        """Samples and scores in one pass."""
+        batches = list(self._batches(function, self.num_samples))
+        samples = torch.cat([batch for batch, _ in batches])
+        # Bytes cannot say NaN, so images that are not finite are caught before they become bytes.
+        is_finite = all(bool(flag) for _, flag in batches)
+        scores = self.score(samples) if is_finite else self._undefined()
+        return Evaluation(samples=samples, scores=scores, collapsed=self.collapsed(samples))
+
+    def score(self, samples: Tensor) -> dict[str, float]:
+        """Scores of examples that already exist, e.g. a folder of images."""
+        features = extract(self._features, samples, self.device)
+        return {
+            key: value for metric in self.metrics for key, value in metric.compute(features, self.reference).items()
+        }
+
+    def collapsed(self, samples: Tensor) -> bool:
+        """Whether all samples are nearly the same; training treats it as divergence.
+
+        Spread is the root of the variance over samples, averaged over elements. For points it is compared with the
+        data's, which the reference knows because points are their own features.
+        """
+        spread = samples.double().flatten(1).var(dim=0).mean().sqrt()
+        scale = 255.0 if self.is_image else self.reference.covariance.diagonal().mean().sqrt()
+        return not bool(spread > COLLAPSE_SHARE * scale)  # so that NaN counts as collapsed
+
+    def _batches(self, function: ConsistencyFunction, num: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of samples on the CPU, and whether the network's output was finite."""
+        for start in range(0, num, self.batch_size):
+            stop = min(start + self.batch_size, num)
+            yield self._sample(function, start, stop)
+
+    # Not inference mode: a tensor that a network caches there could not take part in training later.
+    @torch.no_grad()
+    def _sample(self, function: ConsistencyFunction, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        output = self.sampler(
+            function,
+            lambda stage: evaluation_latents(self.seed, start, stop, self.source, stage).to(self.device),
+        )
+        is_finite = output.isfinite().all()
+        return (to_bytes(output) if self.is_image else output.float()).cpu(), is_finite
+
+    def _undefined(self) -> dict[str, float]:
+        return {key: value for metric in self.metrics for key, value in metric.undefined().items()}

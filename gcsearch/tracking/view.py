@@ -1,0 +1,172 @@
+"""What events add up to in MLflow: pure functions from ledger to parameters, metrics, tags and status."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from gcsearch.ledger import Event, StudyState, TrialRecord
+from gcsearch.tracking.names import STUDY_COLOR, color, config_params, legal_key, number, run_name, varied_params
+
+STATUS: Final = {
+    "running": "RUNNING",
+    "completed": "FINISHED",
+    "stopped": "FINISHED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+"""Status of a run by the state of its trial. A trial that was stopped early is not a failure."""
+
+STUDY_STATES: Final = {"study_started": "running", "study_ended": "completed", "study_interrupted": "interrupted"}
+
+
+@dataclasses.dataclass(kw_only=True)
+class RunUpdate:
+    """What to write into one run. Writing it twice changes nothing.
+
+    Attributes:
+        metrics: (key, value, timestamp, step); times are milliseconds since 1970.
+        images: Sample grids as (step, timestamp, path below the study's folder).
+    """
+
+    name: str | None = None
+    params: dict[str, str] = dataclasses.field(default_factory=dict)
+    tags: dict[str, str] = dataclasses.field(default_factory=dict)
+    metrics: list[tuple[str, float, int, int]] = dataclasses.field(default_factory=list)
+    images: list[tuple[int, int, str]] = dataclasses.field(default_factory=list)
+    status: str | None = None
+    start_time: int | None = None
+    end_time: int | None = None
+
+    def set_state(self, state: str, time: int) -> None:
+        """State of the trial or study from `time` on."""
+        self.status = STATUS.get(state, "FAILED")
+        self.end_time = None if state == "running" else time
+        self.tags["gcsearch.state"] = state
+
+
+def milliseconds(event: Event) -> int:
+    """Time of an event, in milliseconds since 1970."""
+    return round(datetime.fromisoformat(event["time"]).timestamp() * 1000)
+
+
+def kimg(images: int) -> int:
+    """Step of a number of images: thousands."""
+    return round(images / 1000)
+
+
+def trial_update(events: Iterable[Event], study: Event) -> RunUpdate:
+    """What events of one trial add to its run.
+
+    Args:
+        events: Events of the trial, in order.
+        study: The study's `study_started` event.
+    """
+    update = RunUpdate()
+    for event in events:
+        time = milliseconds(event)
+        if event["event"] == "trial_started":
+            _start(update, event, study)
+        elif event["event"] == "result":
+            step = kimg(event["images"])
+            update.metrics += [
+                (legal_key(key), float(value), time, step)
+                for key, value in event["metrics"].items()
+                if math.isfinite(value)
+            ]
+        elif event["event"] == "samples":
+            update.images.append((kimg(event["images"]), time, event["path"]))
+        elif event["event"] == "trial_ended":
+            update.set_state(event["state"], time)
+            if reason := event.get("reason"):
+                update.tags |= {"gcsearch.reason": reason, "mlflow.note.content": f"{event['state']}: {reason}"}
+    return update
+
+
+def _start(update: RunUpdate, event: Event, study: Event) -> None:
+    kind, params, seed = event.get("kind", "trial"), event.get("params", {}), event.get("seed", 0)
+    update.name = run_name(event["trial"], kind, params, seed)
+    update.start_time = update.start_time or milliseconds(event)
+    update.params = varied_params(params, study.get("keys", ())) | config_params(event.get("config", {}))
+    update.tags |= {
+        "gcsearch.kind": kind,
+        "gcsearch.trial": event["trial"],
+        "gcsearch.fingerprint": event.get("fingerprint", ""),
+        "gcsearch.recipe": event.get("recipe", ""),
+        "gcsearch.seed": str(seed),
+        "mlflow.runColor": color(event["trial"]),
+    }
+    update.set_state("running", milliseconds(event))
+
+
+def study_update(events: Iterable[Event], state: StudyState) -> RunUpdate:
+    """What events of the study itself add to the study's run.
+
+    Args:
+        events: Events without a trial, in order.
+        state: The study now; when it ends, its winner is written.
+    """
+    update = RunUpdate(name=f"study {state.study.get('study', '')}".strip())
+    update.tags |= {"gcsearch.kind": "study", "mlflow.runColor": STUDY_COLOR}
+    for event in events:
+        time = milliseconds(event)
+        if event["event"] in STUDY_STATES:
+            update.start_time = update.start_time or time
+            update.set_state(STUDY_STATES[event["event"]], time)
+    if update.end_time is not None:
+        _add_winner(update, state)
+    return update
+
+
+def _add_winner(update: RunUpdate, state: StudyState) -> None:
+    ranking = _ranking(state)
+    if not ranking:
+        return
+    winner, key, use = ranking[0], _objective(state)["key"], _objective(state).get("use", "last")
+    value = winner.value(key, use, _lower_is_better(state))
+    assert value is not None
+    update.metrics.append((legal_key(f"best/{key.split('/')[-1]}"), value, update.end_time or 0, kimg(winner.images)))
+    update.tags |= {
+        "gcsearch.winner": winner.trial,
+        "gcsearch.winner.fingerprint": winner.fingerprint,
+        "mlflow.note.content": _markdown(leaderboard(state), key),
+    }
+    names = varied_params(winner.params, state.study.get("keys", ()))
+    update.tags |= {f"gcsearch.winner.{name}": text for name, text in names.items()}
+
+
+def leaderboard(state: StudyState) -> dict[str, list[Any]]:
+    """Completed trials, best first, as MLflow's pages read a table: ``columns`` and rows of ``data``."""
+    objective = _objective(state)
+    keys = state.study.get("keys", ())
+    ranking = _ranking(state)
+    params = [varied_params(record.params, keys) for record in ranking]
+    names = list(dict.fromkeys(name for values in params for name in values))
+    data = []
+    for rank, (record, values) in enumerate(zip(ranking, params, strict=True), start=1):
+        score = record.value(objective["key"], objective.get("use", "last"), _lower_is_better(state))
+        data.append([rank, record.trial, score, record.images, *(values.get(name, "") for name in names)])
+    return {"columns": ["rank", "trial", objective["key"], "images", *names], "data": data}
+
+
+def _markdown(table: dict[str, list[Any]], key: str, rows: int = 10) -> str:
+    lines = [table["columns"], ["---"] * len(table["columns"]), *table["data"][:rows]]
+    cells = ("| " + " | ".join(number(cell, digits=4) for cell in line) + " |" for line in lines)
+    return f"Completed trials, best `{key}` first.\n\n" + "\n".join(cells)
+
+
+def _objective(state: StudyState) -> dict[str, Any]:
+    return {"key": "eval/fid", "goal": "minimize"} | dict(state.study.get("objective", {}))
+
+
+def _lower_is_better(state: StudyState) -> bool:
+    return bool(_objective(state)["goal"] == "minimize")
+
+
+def _ranking(state: StudyState) -> list[TrialRecord]:
+    objective = _objective(state)
+    return state.ranking(objective["key"], lower_is_better=_lower_is_better(state), use=objective.get("use", "last"))

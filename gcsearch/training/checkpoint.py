@@ -1,0 +1,96 @@
+"""Checkpoints: one file that holds all state of a training, written atomically."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from gcsearch.errors import CheckpointError
+
+FORMAT: Final = 1
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """All state of a training, as plain values and tensors.
+
+    The position of the data and of every random stream follows from `step`, so neither is stored.
+
+    Attributes:
+        fingerprint: Of the experiment; guards against resuming another one.
+        config: The experiment as plain data.
+        step: Optimizer steps done.
+        network: State of the online network.
+        average: State of the averaged network.
+        optimizer: State of the optimizer.
+        results: Results reported so far, as plain data: a driver that died before it recorded them gets them again.
+        counters: Times, costs and running sums.
+    """
+
+    fingerprint: str
+    config: dict[str, Any]
+    step: int
+    network: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    results: list[dict[str, Any]]
+    counters: dict[str, float]
+
+    def save(self, path: Path) -> None:
+        """Write to `path`; a crash leaves the old file or the new one, never half of one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"format": FORMAT, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+            try:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint. Runs no code from the file.
+
+    Raises:
+        CheckpointError: Missing, damaged, or of another format.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: is not a readable checkpoint ({reason}). Remove it to start again.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: is not a checkpoint of this version of gcsearch (format {FORMAT}).")
+    content.pop("format")
+    try:
+        return Checkpoint(**content)
+    except TypeError:
+        raise CheckpointError(f"{path}: is not a complete checkpoint. Remove it to start again.") from None
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Atomic copy of a checkpoint file."""
+    with (
+        source.open("rb") as reader,
+        tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file,
+    ):
+        shutil.copyfileobj(reader, file)
+    Path(file.name).replace(target)
+
+
+def plain_result(result: Any) -> dict[str, Any]:
+    """A result as checkpoints store it."""
+    return asdict(result)

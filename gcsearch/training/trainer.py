@@ -1,0 +1,268 @@
+"""The training loop: restore, evaluate, save, stop, step. The same function runs inline, under Ray and in a test."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from gcsearch.config import Experiment
+from gcsearch.data import Examples
+from gcsearch.data.batches import Batches
+from gcsearch.errors import CheckpointError, TrialDiverged
+from gcsearch.science.randomness import draw_step
+from gcsearch.training.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint
+from gcsearch.training.judge import Judge
+from gcsearch.training.step import Learner
+
+COUNTERS = ("train_seconds", "evaluation_seconds", "forward_units", "loss_sum", "grad_norm_sum", "window_steps")
+"""Running numbers of a training; the last three cover the steps since the last result."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """Scores at one rung.
+
+    Attributes:
+        images: The rung, in images. Training has seen up to one batch more if the batch size does not divide it.
+        metrics: Named numbers, e.g. ``eval/fid``, ``train/loss``, ``cost/train_seconds``.
+        identities: What each ``eval/`` number means; only equal identities may be compared.
+    """
+
+    images: int
+    metrics: dict[str, float]
+    identities: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        state: ``completed`` at the horizon, ``stopped`` by the caller, ``diverged``.
+        reason: Why, if not completed.
+        results: All results, in order.
+    """
+
+    state: Literal["completed", "stopped", "diverged"]
+    reason: str | None
+    results: tuple[Result, ...]
+
+
+class Trainer:
+    """Trains one experiment.
+
+    Args:
+        experiment: The recipe.
+        examples: The data set, from `experiment.data.load()`; callers may share one between trainings.
+        directory: Folder for checkpoints and sample grids; None keeps nothing. If it holds a checkpoint of the same
+            experiment, training goes on from there, bit for bit as if it had not been interrupted.
+        device: Where to train.
+        report: Receives every result, in order; after a resume, first those that the checkpoint holds beyond
+            `reported_images`.
+        should_stop: Asked before every step; True ends the training as ``stopped``.
+        progress: Receives images seen and images per second every few seconds.
+        on_samples: Receives images seen and the path of each sample grid.
+        reported_images: Images of the last result that the caller already has.
+        checkpoint_seconds: Longest time between two checkpoints.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        examples: Examples | None = None,
+        directory: Path | None = None,
+        device: torch.device | str = "cpu",
+        report: Callable[[Result], None] = lambda _: None,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, float], None] = lambda *_: None,
+        on_samples: Callable[[int, Path], None] = lambda *_: None,
+        reported_images: int = 0,
+        checkpoint_seconds: float = 120.0,
+    ) -> None:
+        self.experiment = experiment
+        self.device = torch.device(device)
+        self.directory = directory
+        self.report = report
+        self.should_stop = should_stop
+        self.progress = progress
+        self.on_samples = on_samples
+        self.reported_images = reported_images
+        self.checkpoint_seconds = checkpoint_seconds
+
+        examples = experiment.data.load() if examples is None else examples
+        training = experiment.training
+        self.batches = Batches(examples, training.batch_size, experiment.seed, self.device)
+        self.judge = Judge(experiment, examples, self.device)
+        self.learner = Learner(experiment, self.device)
+        self.step = 0
+        self.results: list[Result] = []
+        self.counters = dict.fromkeys(COUNTERS, 0.0)
+        self._saved_at = self._told_at = time.monotonic()
+        self._told_step = 0
+
+    def fit(self) -> Outcome:
+        """Train to the horizon, or until stopped or diverged."""
+        self.restore()
+        try:
+            while True:
+                if self.is_due():
+                    self.evaluate()
+                    self.save()
+                    self.report(self.results[-1])
+                elif time.monotonic() - self._saved_at > self.checkpoint_seconds:
+                    self.save()
+                if self.is_done():
+                    return self.outcome("completed")
+                if self.should_stop():
+                    return self.outcome("stopped")
+                self.train_step()
+        except TrialDiverged as error:
+            return self.outcome("diverged", str(error))
+
+    def is_done(self) -> bool:
+        """Whether every rung has its result."""
+        return len(self.results) == len(self.experiment.rungs)
+
+    def is_due(self) -> bool:
+        """Whether the next rung is reached."""
+        images = self.step * self.experiment.training.batch_size
+        return not self.is_done() and images >= self.experiment.rungs[len(self.results)]
+
+    def outcome(self, state: Literal["completed", "stopped", "diverged"], reason: str | None = None) -> Outcome:
+        """The end of the training as the caller gets it."""
+        return Outcome(state=state, reason=reason, results=tuple(self.results))
+
+    def train_step(self) -> None:
+        """One optimizer step, timed."""
+        started = time.perf_counter()
+        training = self.experiment.training
+        draws = draw_step(
+            self.experiment.seed, self.step, training.batch_size, self.experiment.data.draw_source, self.device
+        )
+        report = self.learner.step(self.batches[self.step], draws, self.step)
+        self.step += 1
+        self.counters["forward_units"] += report.forward_units
+        self.counters["loss_sum"] += float(report.loss)
+        self.counters["grad_norm_sum"] += float(report.grad_norm)
+        self.counters["window_steps"] += 1
+        self.counters["train_seconds"] += time.perf_counter() - started
+        self._tell_progress()
+
+    def _tell_progress(self, every_seconds: float = 2.0) -> None:
+        elapsed = time.monotonic() - self._told_at
+        if elapsed >= every_seconds:
+            batch_size = self.experiment.training.batch_size
+            self.progress(self.step * batch_size, (self.step - self._told_step) * batch_size / elapsed)
+            self._told_at, self._told_step = time.monotonic(), self.step
+
+    def evaluate(self) -> None:
+        """Score the current weights at the rung that is due and remember the result.
+
+        Raises:
+            TrialDiverged: A score is not finite, or the network's output has collapsed to a constant.
+        """
+        started = time.perf_counter()
+        images = self.experiment.rungs[len(self.results)]
+        judgement = self.judge(self.learner.models)
+        scores = judgement.scores
+        self.write_samples(images)
+        self.counters["evaluation_seconds"] += time.perf_counter() - started
+
+        broken = [name for name, value in scores.items() if not math.isfinite(value)]
+        if broken:
+            raise TrialDiverged(f"{images} images: {', '.join(broken)} must be finite. The network has diverged.")
+        if judgement.collapsed:
+            raise TrialDiverged(f"{images} images: all samples are the same. The network has collapsed to a constant.")
+
+        counters, steps = self.counters, max(1.0, self.counters["window_steps"])
+        first = f"eval/{self.experiment.evaluation.metrics[0].name}"
+        lowest = self.experiment.evaluation.metrics[0].lower_is_better
+        history = [result.metrics[first] for result in self.results] + [scores[first]]
+        metrics = scores | {
+            first.replace("eval/", "best/"): min(history) if lowest else max(history),
+            "train/loss": counters["loss_sum"] / steps,
+            "train/grad_norm": counters["grad_norm_sum"] / steps,
+            "schedule/num_levels": float(
+                self.experiment.timesteps.levels_at(max(0, self.step - 1), self.experiment.training.num_steps)
+            ),
+            "cost/step": float(self.step),
+            "cost/train_seconds": counters["train_seconds"],
+            "cost/evaluation_seconds": counters["evaluation_seconds"],
+            "cost/forward_units": counters["forward_units"],
+            "progress/images_per_second": self.step
+            * self.experiment.training.batch_size
+            / max(counters["train_seconds"], 1e-9),
+        }
+        self.results.append(Result(images=images, metrics=metrics, identities=self.judge.identities))
+        for name in ("loss_sum", "grad_norm_sum", "window_steps"):
+            counters[name] = 0.0
+
+    def write_samples(self, images: int) -> None:
+        """Write the sample grid after `images` images."""
+        if self.directory is not None:
+            path = self.directory / "samples" / f"{images:09d}.png"
+            if self.judge.write_grid(self.learner.models, path):
+                self.on_samples(images, path)
+
+    @property
+    def latest_path(self) -> Path | None:
+        """Where the latest checkpoint goes."""
+        return None if self.directory is None else self.directory / "checkpoints" / "latest.pt"
+
+    def save(self) -> None:
+        """Write the latest checkpoint, and keep it as the best one if the last result is the best so far."""
+        self._saved_at = time.monotonic()
+        path = self.latest_path
+        if path is None:
+            return
+        Checkpoint(
+            fingerprint=self.experiment.fingerprint,
+            config=self.experiment.to_dict(),
+            step=self.step,
+            network=self.learner.network.state_dict(),
+            average=self.learner.average.state_dict(),
+            optimizer=self.learner.optimizer.state_dict(),
+            results=[dataclasses.asdict(result) for result in self.results],
+            counters=dict(self.counters),
+        ).save(path)
+        best = path.with_name("best.pt")
+        if self.results and self._last_is_best() and self.counters["window_steps"] == 0:
+            copy_checkpoint(path, best)
+
+    def _last_is_best(self) -> bool:
+        first = self.experiment.evaluation.metrics[0].name
+        metrics = self.results[-1].metrics
+        return metrics[f"eval/{first}"] == metrics[f"best/{first}"]
+
+    def restore(self) -> None:
+        """Go on from the latest checkpoint, if there is one; report what the caller has not seen.
+
+        Raises:
+            CheckpointError: The checkpoint belongs to another experiment.
+        """
+        path = self.latest_path
+        if path is None or not path.exists():
+            self.write_samples(0)
+            return
+        checkpoint = load_checkpoint(path, self.device)
+        if checkpoint.fingerprint != self.experiment.fingerprint:
+            raise CheckpointError(
+                f"{path}: was written for the experiment {checkpoint.fingerprint[:12]}, this one is "
+                f"{self.experiment.fingerprint[:12]}. Use another folder, or the old values."
+            )
+        self.step = self._told_step = checkpoint.step
+        self.learner.network.load_state_dict(checkpoint.network)
+        self.learner.average.load_state_dict(checkpoint.average)
+        self.learner.optimizer.load_state_dict(checkpoint.optimizer)
+        self.counters = dict(checkpoint.counters)
+        for stored in checkpoint.results:
+            self.results.append(Result(**stored))
+            if self.results[-1].images > self.reported_images:
+                self.report(self.results[-1])

@@ -1,0 +1,1 @@
+"""Studies: search spaces, samplers, stopping rules, the driver of trials. The only importer of Ray and Optuna."""

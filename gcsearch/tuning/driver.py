@@ -1,0 +1,194 @@
+"""The driver's decisions: which trial next, stop or go on. Pure bookkeeping over the ledger; knows no Ray.
+
+Everything it knows comes from the ledger, so a driver that was killed at any instant is rebuilt from the file.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from gcsearch.config.documents import dump_yaml
+from gcsearch.ledger import Event, LedgerWriter, StudyState, TrialRecord
+from gcsearch.tuning.samplers import Observation, RandomChooser, drawn_from
+from gcsearch.tuning.space import FixedChooser
+from gcsearch.tuning.spec import StudySpec
+from gcsearch.tuning.stopping import comparable
+
+
+class Observer(Protocol):
+    """Somebody who watches a study: the live view, the tracker."""
+
+    def on_event(self, event: Event) -> None:
+        """An event was written to the ledger."""
+
+    def on_progress(self, trial: str, images: int, images_per_second: float) -> None:
+        """A trial is between two rungs."""
+
+
+class Driver:
+    """Writes the ledger and decides.
+
+    Args:
+        study: The study.
+        directory: Its folder.
+        ledger: Open writer of its ledger.
+        state: State of the ledger's events so far.
+        observers: Told of every event, after it is on disk.
+    """
+
+    def __init__(
+        self,
+        study: StudySpec,
+        directory: Path,
+        ledger: LedgerWriter,
+        state: StudyState,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.study = study
+        self.directory = directory
+        self.ledger = ledger
+        self.state = state
+        self.observers = observers
+        self.active: set[str] = set()
+        self.is_stopping = False
+        self._started = time.monotonic()
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append an event, apply it to the state, tell the observers."""
+        record = self.ledger.append(event, **fields)
+        self.state.apply(record)
+        for observer in self.observers:
+            observer.on_event(record)
+
+    def next_trial(self) -> TrialRecord | None:
+        """Start the next trial: one that an earlier driver left unfinished, or a new suggestion; None at the end."""
+        if self.is_stopping:
+            return None
+        for record in self.state.trials.values():
+            if record.state in ("running", "interrupted") and record.trial not in self.active:
+                return self._start(record.trial, record.params)
+        if self.budget_is_spent():
+            return None
+        number = len(self.state.trials)
+        return self._start(f"{number:04d}", self._suggest(number))
+
+    def has_work(self) -> bool:
+        """Whether `next_trial` would start one."""
+        unfinished = any(self.state.of_state("running", "interrupted"))
+        return unfinished or not self.budget_is_spent()
+
+    def budget_is_spent(self) -> bool:
+        """Whether no further trial may start."""
+        budget = self.study.budget
+        hours = (time.monotonic() - self._started + self.state.earlier_wall_seconds) / 3600
+        return len(self.state.trials) >= budget.trials or (budget.wall_hours is not None and hours >= budget.wall_hours)
+
+    def _suggest(self, number: int) -> dict[str, Any]:
+        study, search = self.study, self.study.search
+        if number < len(search.start_from):
+            chooser: Any = FixedChooser(search.start_from[number], RandomChooser(search.seed, number))
+        else:
+            chooser = search.sampler.chooser(self.observations(), study.experiment.rungs, search.seed, number)
+        params, _ = study.space.draw(chooser, study.base)
+        return params
+
+    def observations(self) -> list[Observation]:
+        """All trials as samplers see them."""
+        return [
+            Observation(
+                drawn=drawn_from(self.study.space, self.study.base, record.params),
+                scores=self._scores(record),
+                is_running=record.state in ("running", "interrupted"),
+            )
+            for record in self.state.trials.values()
+        ]
+
+    def _scores(self, record: TrialRecord) -> dict[int, float]:
+        """Score at each rung, lower is better; a diverged trial has the worst score at every later rung."""
+        objective = self.study.objective
+        scores = {}
+        for result in record.results:
+            value = result.metrics.get(objective.key)
+            if value is not None:
+                scores[result.images] = objective.loss(value)
+        if record.state == "diverged":
+            scores |= {rung: math.inf for rung in self.study.experiment.rungs if rung > record.images}
+        return scores
+
+    def _start(self, trial: str, params: dict[str, Any]) -> TrialRecord:
+        experiment = self.study.experiment_of(params)
+        config = experiment.to_dict()
+        path = self.trial_directory(trial) / "config.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dump_yaml(config), encoding="utf-8")
+        self.active.add(trial)
+        self.write(
+            "trial_started",
+            trial=trial,
+            kind="trial",
+            params=params,
+            config=config,
+            fingerprint=experiment.fingerprint,
+            recipe=experiment.recipe_fingerprint,
+            seed=experiment.seed,
+        )
+        return self.state.trials[trial]
+
+    def trial_directory(self, trial: str) -> Path:
+        """Folder of a trial."""
+        return self.directory / "trials" / trial
+
+    def on_report(self, trial: str, report: dict[str, Any]) -> bool:
+        """Record what a trial reported; True if it must stop now."""
+        if trial not in self.active:
+            return True
+        if "progress" in report:
+            images, speed = report["progress"]
+            for observer in self.observers:
+                observer.on_progress(trial, images, speed)
+        elif "samples" in report:
+            images, name = report["samples"]
+            self.write("samples", trial=trial, images=images, path=f"trials/{trial}/samples/{name}")
+        elif "result" in report:
+            return self._on_result(trial, report["result"])
+        elif "outcome" in report:
+            self.end(trial, report["outcome"]["state"], report["outcome"]["reason"])
+        return False
+
+    def _on_result(self, trial: str, result: dict[str, Any]) -> bool:
+        record, images = self.state.trials[trial], result["images"]
+        if images > record.images:
+            self.write("result", trial=trial, images=images, metrics=result["metrics"], identities=result["identities"])
+            self.write("checkpoint", trial=trial, images=images, path=f"trials/{trial}/checkpoints/latest.pt")
+        horizon = self.study.experiment.training.num_images
+        if images >= horizon:
+            return False
+        score = self.study.objective.loss(result["metrics"][self.study.objective.key])
+        decision = self.study.stopping.decide(trial, images, score, self.rung_table(record), horizon)
+        if decision.stop:
+            self.end(trial, "stopped", decision.reason)
+        return decision.stop
+
+    def rung_table(self, record: TrialRecord) -> dict[int, dict[str, float]]:
+        """Scores of the trials that `record` may be compared with, by rung."""
+        trials = [(other.trial, other.params) for other in self.state.trials.values()]
+        table: dict[int, dict[str, float]] = {}
+        for other in sorted(comparable(self.study.within, record.params, trials)):
+            for images, score in self._scores(self.state.trials[other]).items():
+                table.setdefault(images, {})[other] = score
+        return table
+
+    def end(self, trial: str, state: str, reason: str | None = None) -> None:
+        """Record the end of a trial."""
+        self.active.discard(trial)
+        self.write("trial_ended", trial=trial, state=state, reason=reason, images=self.state.trials[trial].images)
+
+    def interrupt(self) -> None:
+        """Record that the trials still running were interrupted; the next driver goes on with them."""
+        self.is_stopping = True
+        for trial in sorted(self.active):
+            self.end(trial, "interrupted")

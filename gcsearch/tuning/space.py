@@ -1,0 +1,303 @@
+"""Search spaces: the tree of what a study varies.
+
+A space maps dotted experiment keys to nodes. A node is a range ``{min, max, scale}`` or a choice ``{values: [...]}``;
+an option of a choice may be a component with nodes of its own, which exist only when it is chosen. Drawing from the
+tree asks a `Chooser` for each node that exists and gives flat parameters such as
+``{"timesteps": "exponential", "timesteps.s1": 80, "coupling.mu": 0.3}``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from gcsearch.config import Document
+from gcsearch.config.documents import KeyPath, describe
+from gcsearch.errors import ConfigError, suggestion
+
+Params = dict[str, Any]
+"""Values of the parameters that exist in a trial, under dotted keys; a chosen component is its label."""
+
+
+class Chooser(Protocol):
+    """Picks a value for each node; random, model-based or fixed."""
+
+    def number(self, name: str, node: Range) -> float:
+        """A value of a range. `name` is unique in the tree, e.g. ``optimizer[lion].lr``."""
+
+    def option(self, name: str, node: Choice) -> Any:
+        """Label of an option of a choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Numbers from `low` to `high`, both included; integers if both ends were written as integers."""
+
+    low: float
+    high: float
+    is_log: bool = False
+    is_integer: bool = False
+
+    def extremes(self) -> tuple[float, float]:
+        """Both ends."""
+        return self.low, self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option of a choice.
+
+    Attributes:
+        label: How parameters name it: the value itself, or a component's name.
+        constant: The value, or the constant fields of a component.
+        nodes: Nodes inside a component, by field.
+    """
+
+    label: Any
+    constant: Any
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One of several options."""
+
+    options: tuple[Option, ...]
+
+    def by_label(self, label: Any) -> Option:
+        """The option with this label."""
+        return next(option for option in self.options if option.label == label)
+
+
+Node = Range | Choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One key of a space.
+
+    Attributes:
+        key: Dotted experiment key.
+        node: What it may be.
+        when: Conditions on other keys: value, or list of values, that the assembled experiment must have.
+        place: ``file:line`` for messages.
+    """
+
+    key: str
+    node: Node
+    when: Mapping[str, Any]
+    place: str
+
+
+@dataclass(frozen=True)
+class Space:
+    """All entries; unconditional ones are drawn first, then those with `when`, in the order written."""
+
+    entries: tuple[Entry, ...]
+
+    def draw(self, chooser: Chooser, base: Document) -> tuple[Params, Document]:
+        """Parameters from a chooser, and the experiment they make of `base`."""
+        params: Params = {}
+        document = base
+        for entry in sorted(self.entries, key=lambda entry: bool(entry.when)):
+            if all(_matches(document, key, wanted) for key, wanted in entry.when.items()):
+                value = _draw(entry.node, entry.key, entry.key, chooser, params)
+                document = document.with_values({entry.key: value}, entry.place)
+        return params, document
+
+    def variations(self) -> Iterator[dict[str, Any]]:
+        """Choices that reach every end of every range and every option at least once, as values for `FixedChooser`."""
+        yield {}
+        for entry in self.entries:
+            yield from _variations(entry.node, entry.key)
+
+    def with_real(self, names: frozenset[str]) -> Space:
+        """Copy in which the named ranges are continuous, though their ends were written as integers."""
+        entries = (replace(entry, node=_with_real(entry.node, entry.key, names)) for entry in self.entries)
+        return Space(tuple(entries))
+
+    def has(self, key: str) -> bool:
+        """Whether `key` is one of the entries."""
+        return any(entry.key == key for entry in self.entries)
+
+
+def _draw(node: Node, key: str, name: str, chooser: Chooser, params: Params) -> Any:
+    if isinstance(node, Range):
+        value = chooser.number(name, node)
+        params[key] = int(value) if node.is_integer else float(value)
+        return params[key]
+    option = node.by_label(chooser.option(name, node))
+    params[key] = option.label
+    if not isinstance(option.constant, dict):
+        return option.constant
+    nested = {
+        inner: _draw(child, f"{key}.{inner}", f"{name}[{option.label}].{inner}", chooser, params)
+        for inner, child in option.nodes.items()
+    }
+    return option.constant | nested
+
+
+def _variations(node: Node, name: str) -> Iterator[dict[str, Any]]:
+    if isinstance(node, Range):
+        yield from ({name: value} for value in node.extremes())
+        return
+    for option in node.options:
+        yield {name: option.label}
+        for inner, child in option.nodes.items():
+            for values in _variations(child, f"{name}[{option.label}].{inner}"):
+                yield {name: option.label} | values
+
+
+def _with_real(node: Node, name: str, names: frozenset[str]) -> Node:
+    if isinstance(node, Range):
+        return replace(node, is_integer=node.is_integer and name not in names)
+    options = (
+        replace(
+            option,
+            nodes={
+                key: _with_real(child, f"{name}[{option.label}].{key}", names) for key, child in option.nodes.items()
+            },
+        )
+        for option in node.options
+    )
+    return Choice(options=tuple(options))
+
+
+def _matches(document: Document, key: str, wanted: Any) -> bool:
+    value: Any = document.data
+    for part in key.split("."):
+        if isinstance(value, str) and part == "name":
+            continue
+        value = value.get(part) if isinstance(value, dict) else None
+    return value in wanted if isinstance(wanted, list) else value == wanted
+
+
+class FixedChooser:
+    """Takes given values where there are any, and the first option or lower end elsewhere.
+
+    Args:
+        values: Node name, or dotted parameter key, to value.
+        otherwise: Chooser for everything that is not given.
+    """
+
+    def __init__(self, values: Mapping[str, Any], otherwise: Chooser | None = None) -> None:
+        self.values = values
+        self.otherwise = otherwise
+
+    def _given(self, name: str) -> Any:
+        return self.values.get(name, self.values.get(parameter_key(name)))
+
+    def number(self, name: str, node: Range) -> float:
+        given = self._given(name)
+        if given is not None:
+            return float(given)
+        return self.otherwise.number(name, node) if self.otherwise else node.low
+
+    def option(self, name: str, node: Choice) -> Any:
+        given = self._given(name)
+        if given is not None and any(option.label == given for option in node.options):
+            return given
+        return self.otherwise.option(name, node) if self.otherwise else node.options[0].label
+
+
+def parameter_key(name: str) -> str:
+    """Dotted key of a node's unique name: ``optimizer[lion].lr`` is ``optimizer.lr``."""
+    while "[" in name:
+        start = name.index("[")
+        name = name[:start] + name[name.index("]", start) + 1 :]
+    return name
+
+
+def parse_space(spec: Any, document: Document, path: KeyPath = ("space",)) -> Space:
+    """Space from the `space` section of a study file."""
+    if not isinstance(spec, dict) or not spec:
+        raise ConfigError(
+            f"{document.where(path)}: space must be a mapping of experiment keys to what they may be, and not empty. "
+            "For example coupling.mu: {min: 0.0, max: 1.0}."
+        )
+    entries = []
+    for key, value in spec.items():
+        at = (*path, key)
+        place = document.where(at)
+        if key == "seed" or key.endswith(".seed"):
+            raise ConfigError(
+                f"{place}: space.{key} must not be searched: the best seed is luck, not a recipe. Remove it, and set "
+                "seed in the experiment if it matters."
+            )
+        if key.split(".")[0] in ("evaluation", "data", "name") or key == "training.num_images":
+            raise ConfigError(
+                f"{place}: space.{key} must not be searched: trials that differ in it cannot be compared. Set it with "
+                f"--set {key}=... for the whole study."
+            )
+        when = value.get("when", {}) if isinstance(value, dict) else {}
+        if not isinstance(when, dict):
+            raise ConfigError(f"{place}: space.{key}.when must be a mapping of keys to values, got {describe(when)}.")
+        node = {name: inner for name, inner in value.items() if name != "when"} if isinstance(value, dict) else value
+        entries.append(Entry(key=key, node=_parse_node(node, document, at), when=when, place=place))
+    return Space(tuple(entries))
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict) and ("values" in value or "min" in value or "max" in value) and "name" not in value
+
+
+def _parse_node(spec: Any, document: Document, path: KeyPath) -> Node:
+    place, label = document.where(path), ".".join(map(str, path))
+    if not _is_node(spec):
+        raise ConfigError(f"{place}: {label} must be {{min, max}} or {{values: [...]}}, got {describe(spec)}.")
+    allowed = {"values"} if "values" in spec else {"min", "max", "scale"}
+    for key in spec:
+        if key not in allowed:
+            raise ConfigError(f"{document.where((*path, key))}: {label} has no key '{key}'. {suggestion(key, allowed)}")
+    return _parse_choice(spec, document, path) if "values" in spec else _parse_range(spec, document, path)
+
+
+def _parse_range(spec: dict[str, Any], document: Document, path: KeyPath) -> Range:
+    place, label = document.where(path), ".".join(map(str, path))
+    for end in ("min", "max"):
+        value = spec.get(end)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"{place}: {label}.{end} must be a finite number, got {describe(value)}.")
+    low, high, scale = spec["min"], spec["max"], spec.get("scale", "linear")
+    if low >= high:
+        raise ConfigError(f"{place}: {label}: min must be less than max, got min {low} and max {high}.")
+    if scale not in ("linear", "log"):
+        raise ConfigError(f"{place}: {label}.scale must be linear or log, got {describe(scale)}.")
+    if scale == "log" and low <= 0:
+        raise ConfigError(f"{place}: {label}.min must be > 0 on a log scale, got {low}.")
+    return Range(low=low, high=high, is_log=scale == "log", is_integer=isinstance(low, int) and isinstance(high, int))
+
+
+def _parse_choice(spec: dict[str, Any], document: Document, path: KeyPath) -> Choice:
+    place, label = document.where(path), ".".join(map(str, path))
+    values = spec["values"]
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"{place}: {label}.values must be a list with at least one value, got {describe(values)}.")
+    names = [value["name"] for value in values if isinstance(value, dict) and "name" in value]
+    options = []
+    for index, value in enumerate(values):
+        at = (*path, "values", index)
+        if isinstance(value, dict):
+            if "name" not in value:
+                raise ConfigError(f"{document.where(at)}: {label}: an option must be a value or have a name.")
+            nodes = {key: _parse_node(item, document, (*at, key)) for key, item in value.items() if _is_node(item)}
+            constant = {key: item for key, item in value.items() if key not in nodes}
+            options.append(Option(label=_label(constant, names), constant=constant, nodes=nodes))
+        else:
+            shown = value if isinstance(value, str | int | float | bool | None) else repr(value)
+            options.append(Option(label=shown, constant=value))
+    labels = [option.label for option in options]
+    if len(set(map(repr, labels))) < len(labels):
+        raise ConfigError(f"{place}: {label}.values must not repeat an option, got {describe(labels)}.")
+    return Choice(options=tuple(options))
+
+
+def _label(constant: dict[str, Any], names: Sequence[str]) -> str:
+    """A component's name; with its constants if several options share the name."""
+    name = str(constant["name"])
+    if names.count(constant["name"]) == 1:
+        return name
+    fields = ", ".join(f"{key}={value}" for key, value in constant.items() if key != "name")
+    return f"{name}({fields})"

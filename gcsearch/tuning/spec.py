@@ -1,0 +1,328 @@
+"""What a study file says: the experiment, what to vary, how to judge, how much to spend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gcsearch.config import Document, Experiment, build_settings, find_experiment, read_document
+from gcsearch.errors import ConfigError, suggestion
+from gcsearch.registry import spec
+from gcsearch.tuning.samplers import Recorder, RungAwareTPE, SearchSampler
+from gcsearch.tuning.space import FixedChooser, Params, Range, Space, parse_space
+from gcsearch.tuning.stopping import ASHA, NoStopping, Stopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a study minimises or maximises.
+
+    Attributes:
+        metric: A score of the experiment, e.g. ``fid`` for ``eval/fid``.
+        goal: Direction; must agree with the metric's own.
+        use: Which value of a finished trial counts: its ``last`` or its ``best``.
+    """
+
+    metric: str = "fid"
+    goal: Literal["minimize", "maximize"] = "minimize"
+    use: Literal["last", "best"] = "last"
+
+    @property
+    def key(self) -> str:
+        """Name under which results carry the metric."""
+        return self.metric if "/" in self.metric else f"eval/{self.metric}"
+
+    def loss(self, value: float) -> float:
+        """The value with lower always better."""
+        return value if self.goal == "minimize" else -value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """When to stop starting trials: whichever limit is reached first.
+
+    Attributes:
+        trials: Trials in the study.
+        wall_hours: Hours of all runs of the study together.
+    """
+
+    trials: int = 24
+    wall_hours: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise ValueError(f"trials must be at least 1, got {self.trials}")
+        if self.wall_hours is not None and not self.wall_hours > 0:
+            raise ValueError(f"wall_hours must be > 0, got {self.wall_hours}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How parameters are chosen.
+
+    Attributes:
+        sampler: Rule for suggesting.
+        seed: Seed of the search; with one trial at a time it fixes the study.
+        start_from: Parameters of the first trials; what they leave out is drawn at random.
+    """
+
+    sampler: SearchSampler = field(default_factory=RungAwareTPE)
+    seed: int = 0
+    start_from: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a trial gets.
+
+    Attributes:
+        workers: Processes per trial.
+        cpus_per_worker: CPU cores per process, which is also its number of threads.
+        gpus_per_worker: GPUs per process; a fraction shares one.
+        concurrent: Trials at a time; ``auto`` takes as many as fit.
+    """
+
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+    concurrent: int | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.workers != 1:
+            raise ValueError(f"workers must be 1, got {self.workers}. Trials over several processes are not there yet")
+        if self.cpus_per_worker < 1:
+            raise ValueError(f"cpus_per_worker must be at least 1, got {self.cpus_per_worker}")
+        if self.gpus_per_worker < 0:
+            raise ValueError(f"gpus_per_worker must be >= 0, got {self.gpus_per_worker}")
+        if self.concurrent != "auto" and self.concurrent < 1:
+            raise ValueError(f"concurrent must be auto or at least 1, got {self.concurrent}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """A study, validated: every value that its space can take has been built once.
+
+    Attributes:
+        name: Name of the study.
+        base: The experiment before anything is varied, as a document for messages.
+        experiment: The same, built.
+        space: What is varied.
+        space_data: The space as written, to store and to compare.
+    """
+
+    name: str
+    base: Document
+    experiment: Experiment
+    objective: Objective
+    budget: Budget
+    space: Space
+    space_data: dict[str, Any]
+    search: Search
+    stopping: Stopping
+    resources: Resources
+
+    @property
+    def within(self) -> str | None:
+        """Key inside which trials are compared, with ``auto`` resolved."""
+        if not isinstance(self.stopping, ASHA):
+            return None
+        if self.stopping.within == "auto":
+            return "timesteps" if self.space.has("timesteps") else None
+        return None if self.stopping.within == "none" else self.stopping.within
+
+    def experiment_of(self, params: Params) -> Experiment:
+        """Experiment of a trial's parameters."""
+        return Experiment.from_document(self.space.draw(FixedChooser(params), self.base)[1])
+
+    def identity(self) -> dict[str, Any]:
+        """What may not change between two runs of a study: experiment, space, objective, stopping rule."""
+        return {
+            "experiment": self.experiment.to_dict(),
+            "space": self.space_data,
+            "objective": spec(self.objective),
+            "stopping": spec(self.stopping),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of the study as plain data."""
+        return {
+            "name": self.name,
+            **self.identity(),
+            "budget": spec(self.budget),
+            "search": spec(self.search),
+            "resources": spec(self.resources),
+        }
+
+
+SECTIONS = ("name", "experiment", "objective", "budget", "space", "search", "stopping", "resources")
+
+
+def load_study(
+    path: Path,
+    *,
+    experiment: str | None = None,
+    name: str | None = None,
+    trials: int | None = None,
+    assignments: Sequence[str] = (),
+) -> StudySpec:
+    """Read and validate a study file.
+
+    Args:
+        path: The file.
+        experiment: Runs the study on another experiment than the file names.
+        name: Replaces the study's name.
+        trials: Replaces `budget.trials`.
+        assignments: ``key=value`` overrides of the experiment.
+
+    Raises:
+        ConfigError: Anything that is wrong, with file and line.
+    """
+    document = read_document(path)
+    for key in document.data:
+        if key not in SECTIONS:
+            raise ConfigError(f"{document.where((key,))}: a study has no key '{key}'. {suggestion(key, SECTIONS)}")
+    for required in ("experiment", "space"):
+        if required not in document.data and not (required == "experiment" and experiment):
+            raise ConfigError(f"{document.source}: a study must have the key '{required}', which is missing.")
+
+    wanted = experiment or document.data["experiment"]
+    if not isinstance(wanted, str):
+        raise ConfigError(f"{document.where(('experiment',))}: experiment must be a name or a path, got {wanted!r}.")
+    base = read_document(find_experiment(wanted, beside=path)).with_assignments(assignments)
+    built = Experiment.from_document(base)
+
+    study_name = str(name or document.data.get("name") or path.stem)
+    if not study_name.strip() or "/" in study_name or study_name.startswith("."):
+        raise ConfigError(f"{document.where(('name',))}: name must be usable as a folder, got {study_name!r}.")
+    sections = {"budget": Budget, "search": Search, "resources": Resources, "objective": Objective}
+    settings = {key: build_settings(cls, document.data.get(key, {}), document, (key,)) for key, cls in sections.items()}
+    if trials is not None:
+        settings["budget"] = build_settings(
+            Budget, {**spec(settings["budget"]), "trials": trials}, Document({}, "--trials"), ("budget",)
+        )
+    stopping: Stopping = NoStopping()
+    if "stopping" in document.data:
+        from gcsearch.config import build
+
+        stopping = build("stopping", document.data["stopping"], document, ("stopping",))
+
+    space = parse_space(document.data["space"], document)
+    space = space.with_real(_validated(space, base))
+    study = StudySpec(
+        name=study_name,
+        base=base,
+        experiment=built,
+        space=space,
+        space_data=document.data["space"],
+        stopping=stopping,
+        **settings,
+    )
+    _check(study, document)
+    return study
+
+
+def _validated(space: Space, base: Document) -> frozenset[str]:
+    """Build every variation once; names of the ranges whose field is a real number."""
+    real = set()
+    for values in space.variations():
+        recorder = Recorder(FixedChooser(values))
+        params, document = space.draw(recorder, base)
+        config = Experiment.from_document(document).to_dict()
+        for name, (_, node) in recorder.drawn.items():
+            key = _parameter(name)
+            if isinstance(node, Range) and key in params and isinstance(_lookup(config, key), float):
+                real.add(name)
+    return frozenset(real)
+
+
+def _parameter(name: str) -> str:
+    from gcsearch.tuning.space import parameter_key
+
+    return parameter_key(name)
+
+
+def _lookup(config: dict[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def _check(study: StudySpec, document: Document) -> None:
+    """What only holds, or fails, between sections."""
+    objective, experiment = study.objective, study.experiment
+    metrics = {
+        key: metric.lower_is_better
+        for metric in experiment.evaluation.metrics
+        for name in metric.keys
+        for key in (f"eval/{name}", f"eval/{name}_online")
+    }
+    if objective.key not in metrics:
+        known = [key.removeprefix("eval/") for key in metrics]
+        extra = (
+            " The training loss is not comparable across schedules, couplings or distances."
+            if objective.metric.startswith("train")
+            else ""
+        )
+        raise ConfigError(
+            f"{document.where(('objective', 'metric'))}: objective.metric must be a score that the experiment "
+            f"computes, got '{objective.metric}'.{extra} {suggestion(objective.metric, known)}"
+        )
+    if (objective.goal == "minimize") != metrics[objective.key]:
+        right = "minimize" if metrics[objective.key] else "maximize"
+        raise ConfigError(
+            f"{document.where(('objective', 'goal'))}: objective.goal must be {right} for {objective.metric}."
+        )
+
+    horizon, every = experiment.training.num_images, experiment.evaluation.every_images
+    if isinstance(study.stopping, ASHA):
+        first = study.stopping.min_images
+        if first % every:
+            nearest = max(every, round(first / every) * every)
+            raise ConfigError(
+                f"{document.where(('stopping', 'min_images'))}: stopping.min_images must be a multiple of "
+                f"evaluation.every_images = {every}, got {first}. Use {nearest}, for example."
+            )
+        if first >= horizon:
+            raise ConfigError(
+                f"{document.where(('stopping', 'min_images'))}: stopping.min_images must be less than "
+                f"training.num_images = {horizon}, got {first}."
+            )
+        within = study.stopping.within
+        if within not in ("auto", "none") and not study.space.has(within):
+            raise ConfigError(
+                f"{document.where(('stopping', 'within'))}: stopping.within must be a key of the space, auto or none, "
+                f"got '{within}'. {suggestion(within, [entry.key for entry in study.space.entries])}"
+            )
+    for index, params in enumerate(study.search.start_from):
+        _check_start(study, params, document, index)
+
+
+def _check_start(study: StudySpec, params: Params, document: Document, index: int) -> None:
+    """Every given parameter must exist, and the trial must build."""
+    at = ("search", "start_from", index)
+    recorder = Recorder(FixedChooser(params))
+    drawn, _ = study.space.draw(recorder, study.base)
+    for key, value in params.items():
+        if key not in drawn:
+            raise ConfigError(
+                f"{document.where((*at, key))}: search.start_from has '{key}', which this trial does not have. "
+                f"{suggestion(key, drawn)}"
+            )
+        if drawn[key] != value:
+            raise ConfigError(
+                f"{document.where((*at, key))}: search.start_from: {key} must be a value of the space, got {value!r}."
+            )
+        node = next(node for name, (_, node) in recorder.drawn.items() if _parameter(name) == key)
+        if isinstance(node, Range) and not node.low <= value <= node.high:
+            raise ConfigError(
+                f"{document.where((*at, key))}: search.start_from: {key} must be in [{node.low}, {node.high}], "
+                f"got {value}."
+            )
+    study.experiment_of(params)

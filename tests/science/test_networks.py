@@ -1,0 +1,99 @@
+"""Networks beyond what the conformance tests say of all of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from gcsearch.science.networks.base import PositionalEmbedding, dropout, initialize
+from gcsearch.science.networks.mlp import MLP
+from gcsearch.science.networks.unet import UNet
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_perceptron_has_the_published_number_of_parameters():
+    assert count(initialize(MLP(), (2,), 0)) == 198_402
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
+@pytest.mark.parametrize("channel_mult", [(1,), (1, 2), (1, 2, 3)])
+@pytest.mark.parametrize("channels", [8, 24])
+def test_unet_takes_every_shape_its_check_lets_through(shape, channel_mult, channels):
+    settings = UNet(channels=channels, channel_mult=channel_mult, num_blocks=1)
+    settings.check(shape)
+    assert initialize(settings, shape, 0)(torch.zeros(1, *shape), torch.zeros(1), None).shape == (1, *shape)
+
+
+@pytest.mark.parametrize(("shape", "message"), [((2,), "needs images"), ((1, 6, 8), "6 x 8"), ((1, 8, 10), "8 x 10")])
+def test_unet_refuses_shapes_it_cannot_take(shape, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(channel_mult=(1, 2, 2)).check(shape)
+
+
+def test_unet_gives_the_same_numbers_for_both_memory_layouts(rng):
+    module = initialize(UNet(channels=8), (3, 8, 8), 0)
+    x, conditioning = torch.randn(2, 3, 8, 8, generator=rng), torch.zeros(2)
+    last = module(x.contiguous(memory_format=torch.channels_last), conditioning, None)
+    torch.testing.assert_close(module(x.contiguous(), conditioning, None), last)
+
+
+def test_weights_are_drawn_without_touching_the_generators_of_other_devices(monkeypatch):
+    # torch.manual_seed seeds the GPUs too, at once or when they are first used.
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    initialize(MLP(width=8), (2,), 7)
+    assert seeded == []
+
+
+@pytest.mark.gpu
+def test_weights_are_drawn_without_touching_the_generator_of_the_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    before = torch.cuda.get_rng_state()
+    initialize(MLP(width=8), (2,), 7)
+    torch.testing.assert_close(torch.cuda.get_rng_state(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(probability, rng):
+    x = torch.ones(200, 500)
+    dropped = dropout(x, probability, rng)
+    zeros = int((dropped == 0).sum())
+    assert stats.binomtest(zeros, x.numel(), probability).pvalue > 1e-3
+    torch.testing.assert_close(dropped[dropped != 0], torch.full((x.numel() - zeros,), 1 / (1 - probability)))
+
+
+@pytest.mark.parametrize(("probability", "seed"), [(0.0, 1), (0.5, None)])
+def test_dropout_is_the_identity_without_probability_or_generator(probability, seed):
+    x = torch.arange(6.0).reshape(2, 3)
+    stream = None if seed is None else torch.Generator().manual_seed(seed)
+    torch.testing.assert_close(dropout(x, probability, stream), x, rtol=0, atol=0)
+
+
+def test_embedding_is_sines_and_cosines_at_geometric_frequencies():
+    embedding = PositionalEmbedding(8)(torch.tensor([-1.5, 0.7]))
+    for row, value in enumerate((-1.5, 0.7)):
+        angles = [value * 10_000 ** (-index / 3) for index in range(4)]
+        expected = [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
+        torch.testing.assert_close(embedding[row], torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "message"),
+    [
+        (MLP, {"width": 3}, "width must be an even number"),
+        (UNet, {"channels": 12}, "channels must be a multiple of 8"),
+        (UNet, {"channel_mult": ()}, "channel_mult must be"),
+        (UNet, {"num_blocks": 0}, "num_blocks must be at least 1"),
+        (UNet, {"dropout": 1.0}, "dropout must be in"),
+    ],
+)
+def test_meaningless_settings_are_rejected_by_name(cls, values, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**values)

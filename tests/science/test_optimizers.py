@@ -1,0 +1,81 @@
+"""Optimizers against naive updates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gcsearch.science.optimizers import Adam, AdamW, Lion, RAdam
+
+START, GRADIENTS = [1.0, -2.0, 0.5], [[0.3, -1.0, 2.0], [-0.1, -0.5, -4.0], [0.7, 0.1, -0.2]]
+
+
+def trained(settings):
+    """Weights after steps with given gradients."""
+    weights = nn.Parameter(torch.tensor(START, dtype=torch.float64))
+    optimizer = settings.build([weights])
+    for gradient in GRADIENTS:
+        weights.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+    return weights.detach()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_lion_moves_each_weight_by_lr_along_the_sign_of_the_interpolated_momentum(weight_decay):
+    expected = []
+    for coordinate, weight in enumerate(START):
+        momentum = 0.0
+        for gradient in (row[coordinate] for row in GRADIENTS):
+            weight *= 1 - 0.01 * weight_decay
+            weight -= math.copysign(0.01, 0.8 * momentum + 0.2 * gradient)
+            momentum = 0.6 * momentum + 0.4 * gradient
+        expected.append(weight)
+    got = trained(Lion(lr=0.01, betas=(0.8, 0.6), weight_decay=weight_decay))
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("cls", "decoupled"), [(Adam, False), (AdamW, True)])
+def test_adam_and_adamw_treat_weight_decay_as_their_papers_do(cls, decoupled):
+    expected = []
+    for coordinate, weight in enumerate(START):
+        first = second = 0.0
+        for step, gradient in enumerate((row[coordinate] for row in GRADIENTS), start=1):
+            if decoupled:
+                weight *= 1 - 0.01 * 0.3
+            else:
+                gradient += 0.3 * weight
+            first = 0.8 * first + 0.2 * gradient
+            second = 0.9 * second + 0.1 * gradient**2
+            weight -= 0.01 * (first / (1 - 0.8**step)) / (math.sqrt(second / (1 - 0.9**step)) + 1e-8)
+        expected.append(weight)
+    got = trained(cls(lr=0.01, betas=(0.8, 0.9), weight_decay=0.3))
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_radam_starts_with_plain_momentum():
+    # Its rectification is off while the variance of the second moment is unbounded, here the first steps.
+    expected = []
+    for coordinate, weight in enumerate(START):
+        first = 0.0
+        for step, gradient in enumerate((row[coordinate] for row in GRADIENTS), start=1):
+            first = 0.9 * first + 0.1 * gradient
+            weight -= 0.01 * first / (1 - 0.9**step)
+        expected.append(weight)
+    torch.testing.assert_close(trained(RAdam(lr=0.01)), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("cls", [Lion, Adam, AdamW, RAdam])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"lr": 0.0}, "lr must be > 0"), ({"betas": (0.9, 1.0)}, "betas must be in"), ({"weight_decay": -0.1}, "weight_decay must be >= 0")],
+)
+def test_meaningless_settings_are_rejected_by_name(cls, values, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**values)
+
+
+def test_published_defaults_are_kept():
+    assert (Lion().lr, Lion().betas, Lion().weight_decay) == (1e-4, (0.9, 0.99), 0.0)
