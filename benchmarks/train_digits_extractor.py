@@ -61,7 +61,7 @@ def main() -> None:
         "torch": str(torch.__version__),
         "scikit-learn": str(sklearn.__version__),
     }
-    safetensors.torch.save_file(network.state_dict(), output, metadata=metadata)
+    output.write_bytes(safetensors.torch.save(network.state_dict(), metadata))
     print(f"wrote {output.name}, {output.stat().st_size / 1024:.0f} KiB")
 
 

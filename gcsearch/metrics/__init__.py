@@ -1,8 +1,9 @@
 """Metrics of generated examples, and the features they see. One file per metric; a new file registers itself."""
 
 from gcsearch.metrics.base import Metric, metrics
-from gcsearch.metrics.evaluate import Evaluation, Evaluator, ScoreIdentity, check_comparable
+from gcsearch.metrics.evaluate import Evaluation, Evaluator
 from gcsearch.metrics.features import Extractor, extractors
+from gcsearch.metrics.identity import ScoreIdentity, check_comparable
 from gcsearch.metrics.reference import ReferenceFeatures, default_cache_dir, reference_features
 from gcsearch.registry import import_siblings
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -12,91 +10,21 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gcsearch.errors import ScoreError
 from gcsearch.metrics.base import Metric
 from gcsearch.metrics.features import Extractor
+from gcsearch.metrics.identity import SEPARATOR, ScoreIdentity, describe
 from gcsearch.metrics.reference import ReferenceFeatures, extract
-from gcsearch.registry import Component, spec
 from gcsearch.science.images import to_bytes
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import NoiseSource, evaluation_latents
 from gcsearch.science.samplers import Sampler
 
-SEPARATOR: Final = " | "
+COLLAPSE_BYTES: Final = 1.0
+"""Images of a smaller spread count as constant. The skip connection lets 0.4 levels of the latents through at the
+default sigma_max, even if the network ignores its input; rounding makes that up to 0.5."""
 
-COLLAPSE_SHARE: Final = 1e-3
-"""Samples count as constant if their spread is below this share of the pixel range, or of the data's spread."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreIdentity:
-    """Everything a score's value depends on besides the model; scores are compared only if all of it is equal.
-
-    Attributes:
-        metric: Key and settings of the metric, e.g. ``fid``.
-        extractor: Name and weights of the extractor, e.g. ``digits@1a2b3c4d``.
-        reference: Name, content and number of the real examples, e.g. ``digits@0a1b2c3d4e5f x1797``.
-        num_samples: Number of generated examples.
-        sampler: Name and settings of the sampler, e.g. ``one_step``.
-        quantisation: ``clip_round_uint8`` for images, ``none`` for points.
-    """
-
-    metric: str
-    extractor: str
-    reference: str
-    num_samples: int
-    sampler: str
-    quantisation: str
-
-    def __str__(self) -> str:
-        """Canonical form, ``metric=fid | extractor=... | ...``; `parse` reads it back."""
-        return SEPARATOR.join(f"{field.name}={getattr(self, field.name)}" for field in dataclasses.fields(self))
-
-    @classmethod
-    def parse(cls, text: str) -> ScoreIdentity:
-        """Identity from its canonical form.
-
-        Raises:
-            ScoreError: The text is no such form.
-        """
-        values = dict(part.partition("=")[::2] for part in text.split(SEPARATOR))
-        try:
-            return cls(**{**values, "num_samples": int(values["num_samples"])})  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ScoreError(f"score identity: must be '{SEPARATOR.join(_FIELDS)}', got '{text}'.") from error
-
-
-_FIELDS: Final = [f"{field.name}=..." for field in dataclasses.fields(ScoreIdentity)]
-
-
-def check_comparable(identities: Iterable[ScoreIdentity | str]) -> None:
-    """Nothing, if all scores were measured in the same way.
-
-    Args:
-        identities: Identities, or their canonical forms as they stand beside recorded scores.
-
-    Raises:
-        ScoreError: They differ; the message names what differs and how.
-    """
-    parsed = [ScoreIdentity.parse(item) if isinstance(item, str) else item for item in identities]
-    differences = []
-    for field in dataclasses.fields(ScoreIdentity):
-        values = sorted({str(getattr(identity, field.name)) for identity in parsed})
-        if len(values) > 1:
-            differences.append(f"{field.name} ({' against '.join(values)})")
-    if differences:
-        raise ScoreError(
-            f"scores: all must be measured in the same way, but they differ in {'; '.join(differences)}. "
-            "Evaluate again with equal settings, or compare each group on its own."
-        )
-
-
-def describe(component: Component) -> str:
-    """Name and settings of a component on one line, e.g. ``multistep(levels=[0.821], clip=true)``."""
-    values = spec(component)
-    name = values.pop("name")
-    settings = ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
-    return f"{name}({settings})" if settings else str(name)
+COLLAPSE_SHARE: Final = 0.02
+"""Points of a spread below this share of the data's count as constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +141,9 @@ class Evaluator:
         data's, which the reference knows because points are their own features.
         """
         spread = samples.double().flatten(1).var(dim=0).mean().sqrt()
-        scale = 255.0 if self.is_image else self.reference.covariance.diagonal().mean().sqrt()
-        return not bool(spread > COLLAPSE_SHARE * scale)  # so that NaN counts as collapsed
+        data_spread = self.reference.covariance.diagonal().mean().sqrt()
+        threshold = COLLAPSE_BYTES if self.is_image else COLLAPSE_SHARE * data_spread
+        return not bool(spread > threshold)  # so that NaN counts as collapsed
 
     def _batches(self, function: ConsistencyFunction, num: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of samples on the CPU, and whether the network's output was finite."""

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from gcsearch.errors import DataError
@@ -169,6 +169,6 @@ def _save(path: Path, reference: ReferenceFeatures) -> None:
     metadata = {"sha256": _checksum(tensors), "examples_sha256": reference.examples_sha256}
     try:
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+            temporary.write_bytes(save(tensors, metadata))  # its `save_file` shuts other users out of a shared cache
     except OSError as error:  # a full or read-only disk must not stop a run
         logger.warning("Reference features could not be cached in %s: %s", path, error)

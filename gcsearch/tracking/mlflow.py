@@ -11,13 +11,14 @@ import logging
 import queue
 import threading
 from pathlib import Path
+from typing import Any
 
 from gcsearch.errors import TrackingError
 from gcsearch.ledger import Event, StudyState
 from gcsearch.tracking.base import Tracker
 from gcsearch.tracking.store import Store, StoredRun, check_uri, is_permanent, sqlite_path
 from gcsearch.tracking.ui import experiment_links
-from gcsearch.tracking.view import leaderboard, study_update, trial_update
+from gcsearch.tracking.view import RunUpdate, leaderboard, study_page, study_update, trial_update
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class MLflowTracker(Tracker):
         self._counts: dict[str, int] = {}
         self._state = StudyState()
         self._runs: dict[str, StoredRun] | None = None
+        self._page: dict[str, Any] | None = None
         self._received = self._done = 0
         self._is_down = False
         self._closing = threading.Event()
@@ -158,6 +160,9 @@ class MLflowTracker(Tracker):
         for key in sorted(self._pending, key=lambda key: (key == "", key)):  # the study last: it sums up the others
             self._write_group(self._store, self._runs, key, self._pending[key])
             self._done += len(self._pending.pop(key))
+        if (page := study_page(self._state)) != self._page:
+            self._store.write_page(page)
+            self._page = page
 
     @property
     def _study_id(self) -> str:
@@ -192,7 +197,10 @@ class MLflowTracker(Tracker):
             if update.end_time is not None:
                 store.write_table(runs[key], leaderboard(self._state), "leaderboard.json")
             store.write_file(runs[key], self.directory / "study.yaml")
-        store.write(runs[key], update, fresh[-1][0])
+        if update == RunUpdate():  # a checkpoint, for example; the next write says that it is behind us
+            runs[key].position = fresh[-1][0]
+        else:
+            store.write(runs[key], update, fresh[-1][0])
 
 
 def _first_line(error: Exception) -> str:

@@ -46,7 +46,7 @@ def legal_key(key: str) -> str:
 
 
 def short_names(keys: Collection[str]) -> dict[str, str]:
-    """Short name of each dotted key: its last part, or ``process`` for ``process.name``; whole if two would be equal."""
+    """Short name of each dotted key: its last part, or ``process`` of ``process.name``; whole if two were equal."""
     short = {key: key.removesuffix(".name").rsplit(".", 1)[-1] for key in keys}
     taken = list(short.values())
     return {key: legal_key(name if taken.count(name) == 1 else key) for key, name in short.items()}

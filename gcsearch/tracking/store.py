@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from gcsearch.errors import TrackingError
 from gcsearch.tracking.names import MAX_PARAM, MAX_TAG
+from gcsearch.tracking.page import PAGE_TAG
 from gcsearch.tracking.view import RunUpdate
 
 if TYPE_CHECKING:
@@ -194,6 +195,10 @@ class Store:
         """Write a table that MLflow's pages can show, in place of an older one."""
         self.client.log_dict(run.run_id, table, name)
         self.client.set_tag(run.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
+
+    def write_page(self, page: dict[str, Any]) -> None:
+        """Arrange the experiment's page; see `gcsearch.tracking.page`."""
+        self.client.set_experiment_tag(self.experiment_id, PAGE_TAG, json.dumps(page))
 
     def write_file(self, run: StoredRun, path: Path) -> None:
         """Copy a file to the run, in place of an older one."""

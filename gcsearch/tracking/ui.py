@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import quote
 
 from gcsearch.errors import TrackingError
+from gcsearch.tracking.page import PAGE_KEY
 from gcsearch.tracking.store import SETTINGS, check_uri, import_client
 
 MAX_COMPARED = 100
@@ -79,12 +81,14 @@ def serve(
 
 
 def _stop(process: subprocess.Popen[bytes], patience_s: float = 5.0) -> None:
-    process.terminate()
-    try:
-        process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    """End the server and the processes it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def deep_links(uri: str, base_url: str, metric: str = "eval/fid") -> list[tuple[str, str]]:
@@ -117,7 +121,13 @@ def experiment_links(base_url: str, experiment_id: str, runs: Sequence[str], met
     """
     base, runs = base_url.rstrip("/"), list(runs)[:MAX_COMPARED]
     page = f"{base}/#/experiments/{experiment_id}/runs"
-    links = [("runs", _address(page, {})), ("charts", _address(page, {"compareRunsMode": "CHART"}))]
+    arranged = {"viewStateShareKey": PAGE_KEY}
+    links = [
+        ("leaderboard", _address(page, arranged)),
+        ("curves and samples", _address(page, arranged | {"compareRunsMode": "CHART"})),
+        ("all runs", _address(page, {})),
+        ("all charts", _address(page, {"compareRunsMode": "CHART"})),
+    ]
     if runs:
         chosen = {"runs": json.dumps(runs), "experiments": json.dumps([experiment_id])}
         curves = chosen | {

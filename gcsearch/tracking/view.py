@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from gcsearch.ledger import Event, StudyState, TrialRecord
 from gcsearch.tracking.names import STUDY_COLOR, color, config_params, legal_key, number, run_name, varied_params
+from gcsearch.tracking.page import page
 
 STATUS: Final = {
     "running": "RUNNING",
@@ -129,7 +130,9 @@ def _add_winner(update: RunUpdate, state: StudyState) -> None:
     winner, key, use = ranking[0], _objective(state)["key"], _objective(state).get("use", "last")
     value = winner.value(key, use, _lower_is_better(state))
     assert value is not None
-    update.metrics.append((legal_key(f"best/{key.split('/')[-1]}"), value, update.end_time or 0, kimg(winner.images)))
+    # Always the same step: MLflow takes the value at the highest one for the latest, also after the study was extended.
+    step = kimg(state.study.get("horizon_images", winner.images))
+    update.metrics.append((legal_key(f"best/{key.split('/')[-1]}"), value, update.end_time or 0, step))
     update.tags |= {
         "gcsearch.winner": winner.trial,
         "gcsearch.winner.fingerprint": winner.fingerprint,
@@ -151,6 +154,20 @@ def leaderboard(state: StudyState) -> dict[str, list[Any]]:
         score = record.value(objective["key"], objective.get("use", "last"), _lower_is_better(state))
         data.append([rank, record.trial, score, record.images, *(values.get(name, "") for name in names)])
     return {"columns": ["rank", "trial", objective["key"], "images", *names], "data": data}
+
+
+def study_page(state: StudyState) -> dict[str, Any]:
+    """Arrangement of the study's page in MLflow, with all that was varied so far."""
+    keys = state.study.get("keys", ())
+    params = [varied_params(record.params, keys) for record in state.trials.values()]
+    names = list(dict.fromkeys(name for values in params for name in values))
+    return page(
+        legal_key(_objective(state)["key"]),
+        names,
+        shared_params=[name for name in names if all(name in values for values in params)],
+        step=kimg(state.study.get("horizon_images", 0)),
+        lower_is_better=_lower_is_better(state),
+    )
 
 
 def _markdown(table: dict[str, list[Any]], key: str, rows: int = 10) -> str:

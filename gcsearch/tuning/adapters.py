@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gcsearch.tuning.driver import Driver
+from gcsearch.tuning.trial import MESSAGE
 
 
 class LedgerSearcher(Searcher):
@@ -64,13 +66,13 @@ class LedgerScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE, as the driver decides."""
-        stop = self.driver.on_report(trial.config["trial"], result)
+        stop = self.driver.on_report(trial.config["trial"], json.loads(result[MESSAGE]))
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """The training function returned."""
+        """The training function returned; it has told its outcome before."""
         if trial.config["trial"] in self.driver.active:
-            self.driver.on_report(trial.config["trial"], result)
+            self.driver.end(trial.config["trial"], "failed", "the training ended without saying how")
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """The trial's process raised or died."""

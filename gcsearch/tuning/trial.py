@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gcsearch.config import Experiment
 from gcsearch.data import Dataset, Examples
 from gcsearch.training import Result, Trainer
+
+MESSAGE: Final = "gcsearch"
+"""Key of our messages in Tune's reports."""
 
 
 @lru_cache(maxsize=1)
@@ -21,7 +25,7 @@ def _examples(dataset: Dataset) -> Examples:
 def run_trial(config: dict[str, Any]) -> None:
     """Train one trial and report to Tune. The trainer knows nothing of Ray.
 
-    Every report is one of: ``{"result": ...}`` at a rung, ``{"samples": [images, path]}``, ``{"progress": [images,
+    Every message is one of: ``{"result": ...}`` at a rung, ``{"samples": [images, path]}``, ``{"progress": [images,
     images_per_second]}``, and at last ``{"outcome": {"state": ..., "reason": ...}}``.
 
     Args:
@@ -34,11 +38,18 @@ def run_trial(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["cpus"])
     experiment = Experiment.from_dict(config["experiment"], source=f"trial {config['trial']}")
 
+    def send(**message: Any) -> None:
+        # As text: Tune flattens nested reports.
+        tune.report({MESSAGE: json.dumps(message)})
+
     def report(result: Result) -> None:
-        tune.report({"result": dataclasses.asdict(result)})
+        send(result=dataclasses.asdict(result))
 
     def on_samples(images: int, path: Path) -> None:
-        tune.report({"samples": [images, path.name]})
+        send(samples=[images, path.name])
+
+    def progress(images: int, images_per_second: float) -> None:
+        send(progress=[images, images_per_second])
 
     outcome = Trainer(
         experiment,
@@ -46,8 +57,8 @@ def run_trial(config: dict[str, Any]) -> None:
         directory=Path(config["directory"]),
         device="cuda" if config["gpus"] > 0 else "cpu",
         report=report,
-        progress=lambda images, speed: tune.report({"progress": [images, speed]}),
+        progress=progress,
         on_samples=on_samples,
         reported_images=config["reported_images"],
     ).fit()
-    tune.report({"outcome": {"state": outcome.state, "reason": outcome.reason}})
+    send(outcome={"state": outcome.state, "reason": outcome.reason})

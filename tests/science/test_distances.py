@@ -36,7 +36,9 @@ def test_pseudo_huber_equals_a_loop_over_the_formula(size, c):
     for a, b in zip(first.flatten(1).tolist(), second.flatten(1).tolist(), strict=True):
         squares = sum((p - q) ** 2 for p, q in zip(a, b, strict=True))
         expected.append(math.sqrt(squares + offset**2) - offset)
-    torch.testing.assert_close(PseudoHuber(c=c)(first, second), torch.tensor(expected, dtype=torch.float64), rtol=1e-7, atol=1e-15)
+    torch.testing.assert_close(
+        PseudoHuber(c=c)(first, second), torch.tensor(expected, dtype=torch.float64), rtol=1e-7, atol=1e-15
+    )
 
 
 def test_pseudo_huber_is_quadratic_near_zero():

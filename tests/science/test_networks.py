@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gcsearch.science.networks.base import PositionalEmbedding, dropout, initialize
+from gcsearch.science.networks.base import PositionalEmbedding, drop, initialize
 from gcsearch.science.networks.mlp import MLP
 from gcsearch.science.networks.unet import UNet
 
@@ -23,9 +23,9 @@ def test_perceptron_has_the_published_number_of_parameters():
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
 @pytest.mark.parametrize("channel_mult", [(1,), (1, 2), (1, 2, 3)])
-@pytest.mark.parametrize("channels", [8, 24])
-def test_unet_takes_every_shape_its_check_lets_through(shape, channel_mult, channels):
-    settings = UNet(channels=channels, channel_mult=channel_mult, num_blocks=1)
+@pytest.mark.parametrize(("channels", "patch_size"), [(8, 1), (24, 1), (8, 2)])
+def test_unet_takes_every_shape_its_check_lets_through(shape, channel_mult, channels, patch_size):
+    settings = UNet(channels=channels, channel_mult=channel_mult, num_blocks=1, patch_size=patch_size)
     settings.check(shape)
     assert initialize(settings, shape, 0)(torch.zeros(1, *shape), torch.zeros(1), None).shape == (1, *shape)
 
@@ -34,6 +34,28 @@ def test_unet_takes_every_shape_its_check_lets_through(shape, channel_mult, chan
 def test_unet_refuses_shapes_it_cannot_take(shape, message):
     with pytest.raises(ValueError, match=message):
         UNet(channel_mult=(1, 2, 2)).check(shape)
+
+
+def test_unet_counts_patches_when_it_checks_a_shape():
+    UNet(channel_mult=(1, 2), patch_size=2).check((1, 4, 12))
+    with pytest.raises(ValueError, match="6 x 8"):
+        UNet(channel_mult=(1, 2), patch_size=2).check((1, 6, 8))
+
+
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_unet_changes_the_output_where_its_input_changes(patch_size, rng):
+    module = initialize(UNet(channels=8, channel_mult=(1,), num_blocks=1, patch_size=patch_size), (1, 32, 32), 0)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            # Without convolutions in the blocks only the stem and the head look at neighbours.
+            parameter.normal_(0, 0.0 if "conv_" in name else 0.3, generator=rng)
+    x = torch.zeros(1, 1, 32, 32)
+    x[0, 0, 9, 22] = 10.0
+    change = module(x, torch.zeros(1), None) - module(torch.zeros_like(x), torch.zeros(1), None)
+    # Group norm moves every pixel a little; the largest change is at the pixel's place.
+    row, column = divmod(int(change.abs().argmax()), 32)
+    assert abs(row - 9) <= 3 * patch_size
+    assert abs(column - 22) <= 3 * patch_size
 
 
 def test_unet_gives_the_same_numbers_for_both_memory_layouts(rng):
@@ -63,7 +85,7 @@ def test_weights_are_drawn_without_touching_the_generator_of_the_gpu():
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 def test_dropout_zeroes_its_share_and_keeps_the_mean(probability, rng):
     x = torch.ones(200, 500)
-    dropped = dropout(x, probability, rng)
+    dropped = drop(x, probability, rng)
     zeros = int((dropped == 0).sum())
     assert stats.binomtest(zeros, x.numel(), probability).pvalue > 1e-3
     torch.testing.assert_close(dropped[dropped != 0], torch.full((x.numel() - zeros,), 1 / (1 - probability)))
@@ -73,7 +95,7 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(probability, rng):
 def test_dropout_is_the_identity_without_probability_or_generator(probability, seed):
     x = torch.arange(6.0).reshape(2, 3)
     stream = None if seed is None else torch.Generator().manual_seed(seed)
-    torch.testing.assert_close(dropout(x, probability, stream), x, rtol=0, atol=0)
+    torch.testing.assert_close(drop(x, probability, stream), x, rtol=0, atol=0)
 
 
 def test_embedding_is_sines_and_cosines_at_geometric_frequencies():
@@ -88,6 +110,8 @@ def test_embedding_is_sines_and_cosines_at_geometric_frequencies():
     ("cls", "values", "message"),
     [
         (MLP, {"width": 3}, "width must be an even number"),
+        (MLP, {"dropout": 1.0}, "dropout must be in"),
+        (UNet, {"patch_size": 0}, "patch_size must be at least 1"),
         (UNet, {"channels": 12}, "channels must be a multiple of 8"),
         (UNet, {"channel_mult": ()}, "channel_mult must be"),
         (UNet, {"num_blocks": 0}, "num_blocks must be at least 1"),

@@ -70,7 +70,11 @@ def test_radam_starts_with_plain_momentum():
 @pytest.mark.parametrize("cls", [Lion, Adam, AdamW, RAdam])
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"lr": 0.0}, "lr must be > 0"), ({"betas": (0.9, 1.0)}, "betas must be in"), ({"weight_decay": -0.1}, "weight_decay must be >= 0")],
+    [
+        ({"lr": 0.0}, "lr must be > 0"),
+        ({"betas": (0.9, 1.0)}, "betas must be in"),
+        ({"weight_decay": -0.1}, "weight_decay must be >= 0"),
+    ],
 )
 def test_meaningless_settings_are_rejected_by_name(cls, values, message):
     with pytest.raises(ValueError, match=message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -36,7 +37,7 @@ def levels(*values):
 def follow_flow(velocity, start, grid, method):
     """Integrate dx / dsigma = velocity down a decreasing grid, by Euler or Heun."""
     x = start
-    for here, there in zip(grid, grid[1:], strict=False):
+    for here, there in itertools.pairwise(grid):
         slope = velocity(x, here.expand(len(x)))
         guess = x + (there - here) * slope
         if method == "heun":
@@ -148,7 +149,9 @@ def test_exact_map_is_constant_along_a_trajectory(rng):
     x = SINGLE.means + 2.0 * torch.randn(6, 2, generator=rng, dtype=DOUBLE)
     grid = torch.linspace(2.0, 0.7, 400, dtype=DOUBLE)
     later = follow_flow(SINGLE.velocity, x, grid, "heun")
-    torch.testing.assert_close(EXACT(later, levels(0.7).expand(6)), EXACT(x, levels(2.0).expand(6)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        EXACT(later, levels(0.7).expand(6)), EXACT(x, levels(2.0).expand(6)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_exact_map_of_the_bridge_is_that_of_the_variance_exploding_process_rescaled(rng):
@@ -255,5 +258,4 @@ def test_two_mode_diagnostics_with_the_ideal_predictor_equal_the_reference_numbe
 
     along = local_residual(noise[:, 1], second + sigma * noise[:, 1])
     generated = along + proxy_generator(levels(sigma), std, 1).item()
-    print(expected, along, generated)
-    assert generated == pytest.approx(expected["generator"], rel=0.1, abs=6e-5)
+    assert generated == pytest.approx(expected["generator"], rel=0.02, abs=1.3e-4)

@@ -134,7 +134,8 @@ def test_variance_exploding_initial_state_is_sigma_max_times_noise(rng):
 
 @pytest.mark.parametrize("cls", [VarianceExploding, Bridge])
 @pytest.mark.parametrize(
-    ("field", "value"), [("sigma_min", 0.0), ("sigma_min", 80.0), ("sigma_max", 0.001), ("sigma_data", 0), ("rho", -1.0)]
+    ("field", "value"),
+    [("sigma_min", 0.0), ("sigma_min", 80.0), ("sigma_max", 0.001), ("sigma_data", 0), ("rho", -1.0)],
 )
 def test_meaningless_levels_are_rejected_by_name(cls, field, value):
     with pytest.raises(ValueError, match=r"must be > .*, got"):

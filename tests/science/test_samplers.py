@@ -66,7 +66,10 @@ def test_multistep_equals_a_loop_over_algorithm_1(levels, clip):
     std, noise = 1.5, stages(5, 4)
 
     def exact(x, sigma):
-        return [m + math.sqrt((std**2 + 0.002**2) / (std**2 + sigma**2)) * (v - m) for v, m in zip(x, MEAN.tolist(), strict=True)]
+        return [
+            m + math.sqrt((std**2 + 0.002**2) / (std**2 + sigma**2)) * (v - m)
+            for v, m in zip(x, MEAN.tolist(), strict=True)
+        ]
 
     expected = []
     for row in range(5):
@@ -105,7 +108,12 @@ def test_function_is_called_at_sigma_max_and_then_at_the_levels():
 
 @pytest.mark.parametrize(
     ("levels", "message"),
-    [((), "must not be empty"), ((1.0, 1.0), "must be decreasing"), ((1.0, 2.0), "must be decreasing"), ((0.0,), "> 0")],
+    [
+        ((), "must not be empty"),
+        ((1.0, 1.0), "must be decreasing"),
+        ((1.0, 2.0), "must be decreasing"),
+        ((0.0,), "> 0"),
+    ],
 )
 def test_meaningless_levels_are_rejected(levels, message):
     with pytest.raises(ValueError, match=message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_lognormal_probabilities_equal_integrals_of_the_density(num_levels, mean
     distribution = stats.norm(mean, std)
     logs = np.log(grid.double().numpy())
     masses = []
-    for low, high in zip(logs, logs[1:], strict=False):
+    for low, high in itertools.pairwise(logs):
         nodes, weights = np.polynomial.legendre.leggauss(60)
         centre, half = (high + low) / 2, (high - low) / 2
         masses.append(half * float(weights @ distribution.pdf(centre + half * nodes)))

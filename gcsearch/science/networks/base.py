@@ -39,7 +39,7 @@ def initialize(network: Network, event_shape: tuple[int, ...], seed: int) -> nn.
         return network.build(event_shape)
 
 
-def dropout(x: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
+def drop(x: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
     """Zero each entry with `probability` and scale the rest, drawing from `generator`; identity if that is None."""
     if generator is None or probability == 0:
         return x

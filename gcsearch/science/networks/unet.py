@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gcsearch.science.networks.base import Network, PositionalEmbedding, dropout, networks
+from gcsearch.science.networks.base import Network, PositionalEmbedding, drop, networks
 from gcsearch.science.shapes import Images, PerExample
 
 
@@ -79,7 +79,7 @@ class Block(nn.Module):
         """Features of the same resolution."""
         hidden = self.conv_in(functional.silu(self.norm_in(x)))
         hidden = hidden + self.affine(embedding)[:, :, None, None]
-        hidden = dropout(functional.silu(self.norm_out(hidden)), self.probability, generator)
+        hidden = drop(functional.silu(self.norm_out(hidden)), self.probability, generator)
         result: Tensor = self.skip(x) + self.conv_out(hidden)
         return result
 

@@ -1,0 +1,141 @@
+"""Data sets and the order in which training sees them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gcsearch.data import Examples, datasets
+from gcsearch.data.batches import Batches
+from gcsearch.data.digits import Digits, load_labelled
+from gcsearch.data.gaussians import OneToTwoModes, TwoToTwoModes
+from gcsearch.errors import DataError
+from gcsearch.science.images import to_bytes
+
+
+def numbers(count):
+    """Examples that are their own index."""
+    return Examples(torch.arange(count, dtype=torch.float32)[:, None])
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (10, 10), (7, 5), (5, 12), (1, 4)])
+def test_every_example_comes_once_per_epoch(count, batch_size):
+    batches = Batches(numbers(count), batch_size, seed=0)
+    order = torch.cat([batches.indices(step) for step in range(6 * count)])
+    for epoch in order.split(count):
+        assert sorted(epoch.tolist()) == list(range(count))
+    assert len(order) == 6 * count * batch_size
+
+
+def test_batch_that_spans_two_epochs_ends_one_and_begins_the_next():
+    batches, single = Batches(numbers(10), 4, seed=3), Batches(numbers(10), 1, seed=3)
+    order = torch.cat([single.indices(step) for step in range(40)])
+    assert batches.indices(2).tolist() == order[8:12].tolist()
+    assert sorted(order[:10].tolist()) == list(range(10))
+    assert sorted(order[10:20].tolist()) == list(range(10))
+    assert order[:10].tolist() != order[10:20].tolist()
+
+
+def test_order_is_a_function_of_seed_and_step_alone():
+    forward, backward = Batches(numbers(50), 8, seed=5), Batches(numbers(50), 8, seed=5)
+    steps = list(range(30))
+    first = {step: forward.indices(step).tolist() for step in steps}
+    # Asked in another order, and starting in the middle, as after a resume.
+    assert {step: backward.indices(step).tolist() for step in reversed(steps)} == first
+    assert Batches(numbers(50), 8, seed=5).indices(17).tolist() == first[17]
+
+
+def test_seeds_give_different_orders():
+    orders = [Batches(numbers(100), 100, seed=seed).indices(0).tolist() for seed in range(3)]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_batch_holds_the_examples_of_its_indices():
+    batches = Batches(numbers(20), 6, seed=1)
+    assert batches[4][:, 0].long().tolist() == batches.indices(4).tolist()
+
+
+@pytest.mark.usefixtures("unchanged_global_rng")
+def test_batches_and_data_sets_leave_the_global_generators_alone():
+    Batches(numbers(20), 6, seed=1)[9]
+    for name in datasets:
+        datasets[name]().load()
+
+
+def test_all_levels_survive_the_round_trip():
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    scaled = Examples(levels).scaled(slice(None))
+    assert (scaled.dtype, scaled.min().item(), scaled.max().item()) == (torch.float32, -1.0, 1.0)
+    torch.testing.assert_close(to_bytes(scaled), levels, rtol=0, atol=0)
+
+
+def test_images_of_a_batch_are_scaled_and_points_are_not():
+    image = Batches(Digits().load(), 4, seed=0)[0]
+    assert (image.shape, image.dtype) == ((4, 1, 8, 8), torch.float32)
+    assert image.min() == -1
+    assert image.max() > 0.5
+    points = TwoToTwoModes(num_points=10)
+    torch.testing.assert_close(points.load().scaled(slice(None)), points.load().values, rtol=0, atol=0)
+
+
+def test_hash_names_the_content():
+    # Recorded when the data set was added: it is part of every score's identity.
+    assert Digits().load().sha256 == "b41ca9fd335466eee997366c2e6f6bbe0a1b4582afe091fc4eba35f4a254182f"
+    assert OneToTwoModes().load().sha256 == OneToTwoModes().load().sha256
+    values = torch.arange(12, dtype=torch.uint8).reshape(3, 1, 2, 2)
+    changed = values.clone()
+    changed[2, 0, 1, 1] += 1
+    assert Examples(values).sha256 == Examples(values.transpose(2, 3).contiguous().transpose(2, 3)).sha256
+    assert Examples(values).sha256 != Examples(changed).sha256
+
+
+def test_digits_are_bytes_with_labels():
+    images, labels = load_labelled()
+    assert (images.shape, images.dtype) == ((1797, 1, 8, 8), torch.uint8)
+    assert (images.min().item(), images.max().item()) == (0, 255)
+    assert len(images.unique()) == 17
+    assert labels.unique().tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("name", list(datasets))
+def test_examples_have_the_declared_shape_and_are_reproducible(name):
+    dataset = datasets[name]()
+    first, again = dataset.load(), dataset.load()
+    assert first.values.shape[1:] == dataset.event_shape
+    assert first.is_image == (first.values.dtype == torch.uint8)
+    torch.testing.assert_close(first.values, again.values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "modes"),
+    [(OneToTwoModes(), [[0.0, -0.5], [0.0, 0.5]]), (TwoToTwoModes(), [[1.0, -1.0], [1.0, 1.0]])],
+)
+def test_mixtures_have_two_equal_narrow_modes(dataset, modes):
+    points = dataset.load().values
+    distances = torch.cdist(points, torch.tensor(modes))
+    nearest, mode = distances.min(dim=1)
+    assert nearest.max() < 6 * dataset.std
+    assert nearest.square().mean().sqrt() == pytest.approx(dataset.std * 2**0.5, rel=0.05)
+    assert mode.double().mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_source_is_normal_unless_the_data_set_says_otherwise(rng):
+    normal = Digits().draw_source(1000, rng)
+    assert normal.shape == (1000, 1, 8, 8)
+    assert normal.mean() == pytest.approx(0, abs=0.02)
+    assert normal.std() == pytest.approx(1, abs=0.02)
+    modes = TwoToTwoModes().draw_source(1000, rng)
+    assert modes[:, 0].mean() == pytest.approx(-1, abs=0.01)
+    assert modes[:, 1].abs().mean() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("settings", [{"std": 0.0}, {"std": float("nan")}, {"num_points": 0}])
+@pytest.mark.parametrize("cls", [OneToTwoModes, TwoToTwoModes])
+def test_mixtures_that_mean_nothing_are_refused(cls, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        cls(**settings)
+
+
+def test_empty_data_set_is_refused():
+    with pytest.raises(DataError, match="at least one example"):
+        Examples(torch.zeros(0, 2))

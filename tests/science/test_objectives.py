@@ -1,0 +1,433 @@
+"""Consistency training: against a naive implementation, closed forms, and what must not matter."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gcsearch.science.couplings import Generator, Independent
+from gcsearch.science.distances import L1, PseudoHuber, SquaredL2
+from gcsearch.science.networks.base import initialize
+from gcsearch.science.networks.mlp import MLP
+from gcsearch.science.networks.unet import UNet
+from gcsearch.science.objectives import Models, Recipe
+from gcsearch.science.objectives.consistency import Consistency
+from gcsearch.science.oracles import ExactConsistency
+from gcsearch.science.preconditioning import ConsistencyFunction
+from gcsearch.science.process import Bridge, VarianceExploding
+from gcsearch.science.randomness import StepDraws, draw_step
+from gcsearch.science.schedules import Exponential, Fixed, InverseGap, Lognormal, Uniform
+
+DOUBLE = torch.float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoubleExploding(VarianceExploding):
+    """The process with its grid in float64, so that the whole loss is."""
+
+    def grid(self, num_levels):
+        return super().grid(num_levels).double()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoubleBridge(Bridge):
+    """The same for the bridge."""
+
+    def grid(self, num_levels):
+        return super().grid(num_levels).double()
+
+
+def recipe(**parts):
+    defaults = {
+        "process": VarianceExploding(),
+        "timesteps": Fixed(num_levels=20),
+        "levels": Lognormal(),
+        "weighting": InverseGap(),
+        "coupling": Independent(),
+        "distance": PseudoHuber(),
+    }
+    return Recipe(**(defaults | parts))
+
+
+def draws_for(batch_size, shape=(2,), seed=0, step=3, dtype=torch.float32):
+    return draw_step(
+        seed, step, batch_size, lambda num, stream: torch.randn(num, *shape, generator=stream, dtype=dtype)
+    )
+
+
+def perceptrons(dtype=torch.float32, width=16):
+    return [initialize(MLP(width=width), (2,), seed).to(dtype) for seed in (0, 1)]
+
+
+def models_of(process, online, ema):
+    return Models(online=ConsistencyFunction(online, process), ema=ConsistencyFunction(ema, process))
+
+
+def loss_and_gradient(parts, online, ema, data, draws, step=3, num_steps=10):
+    online.zero_grad()
+    terms = Consistency()(parts, models_of(parts.process, online, ema), data, draws, step, num_steps)
+    terms.loss.backward()
+    return terms, [parameter.grad.clone() for parameter in online.parameters()]
+
+
+# A second implementation, example by example, from the papers' formulas ------------------------------------------
+
+
+def naive_function(network, kind, x, sigma):
+    """f at one example, for sigma_min = 0.002 and sigma_data = 0.5."""
+    if kind == "ve":
+        skip = 0.25 / ((sigma - 0.002) ** 2 + 0.25)
+        out = 0.5 * (sigma - 0.002) / math.sqrt(sigma**2 + 0.25)
+        scale, told = 1 / math.sqrt(sigma**2 + 0.25), math.log(sigma) / 4
+    else:
+        tau, shift = sigma / (1 + sigma), sigma / (1 + sigma) - 0.002 / 1.002
+        if kind == "ve_on_tau":
+            skip = 0.25 / (shift**2 + 0.25)
+            out = 0.5 * shift / math.sqrt(tau**2 + 0.25)
+            scale, told = 1 / math.sqrt(tau**2 + 0.25), math.log(tau) / 4
+        else:
+            scale = 1 / math.sqrt(0.25 * (1 - tau) ** 2 + tau**2)
+            skip = 0.25 * (1 - shift) / (0.25 * (1 - shift) ** 2 + shift**2)
+            out, told = 0.5 * shift * scale, math.log(sigma) / 4
+    return skip * x + out * network(scale * x[None], torch.tensor([told], dtype=DOUBLE), None)[0]
+
+
+def naive_state(kind, x, z, sigma):
+    return x + sigma * z if kind == "ve" else (x + sigma * z) / (1 + sigma)
+
+
+def naive_distance(name, a, b):
+    difference = a - b
+    if name == "l1":
+        return sum(abs(entry) for entry in difference)
+    squares = sum(entry * entry for entry in difference)
+    if name == "l2":
+        return squares
+    offset = 0.00054 * math.sqrt(len(difference))
+    return torch.sqrt(squares + offset**2) - offset
+
+
+def naive_loss(kind, distance, num_levels, mu, online, predictor, data, draws):
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    grid = [float(np.float32((low + i / (num_levels - 1) * (high - low)) ** 7)) for i in range(num_levels)]
+    grid[0] = float(np.float32(0.002))
+    masses = [
+        math.erf((math.log(b) + 1.1) / (math.sqrt(2) * 2)) - math.erf((math.log(a) + 1.1) / (math.sqrt(2) * 2))
+        for a, b in itertools.pairwise(grid)
+    ]
+    chosen = draws.selection.tolist()[: round(mu * len(data))]
+    total = 0.0
+    for row in range(len(data)):
+        uniform, interval, cumulative = draws.level_uniforms[row].item(), 0, masses[0]
+        while cumulative / sum(masses) <= uniform:
+            interval += 1
+            cumulative += masses[interval]
+        lower, upper, x, z = grid[interval], grid[interval + 1], data[row], draws.noise[row]
+        if row in chosen:
+            x = naive_function(predictor, kind, naive_state(kind, x, z, lower), lower).detach()
+        teacher = naive_function(online, kind, naive_state(kind, x, z, lower), lower).detach()
+        student = naive_function(online, kind, naive_state(kind, x, z, upper), upper)
+        total = total + naive_distance(distance, student, teacher) / (upper - lower)
+    return total / len(data)
+
+
+PROCESSES = {
+    "ve": DoubleExploding(),
+    "ve_on_tau": DoubleBridge(conditioning="ve_on_tau"),
+    "unit_variance": DoubleBridge(conditioning="unit_variance"),
+}
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+@pytest.mark.parametrize(
+    ("coupling", "mu"),
+    [
+        (Independent(), 0.0),
+        (Generator(mu=0.5, predictor="ema"), 0.5),
+        (Generator(mu=0.5, predictor="online"), 0.5),
+        (Generator(mu=1.0, predictor="ema"), 1.0),
+        (Generator(mu=1.0, predictor="online"), 1.0),
+    ],
+    ids=["independent", "half-ema", "half-online", "all-ema", "all-online"],
+)
+@pytest.mark.parametrize("distance", [PseudoHuber(), SquaredL2(), L1()], ids=lambda distance: distance.name)
+def test_loss_and_gradient_equal_a_naive_loop(kind, coupling, mu, distance, rng):
+    online, ema = perceptrons(DOUBLE)
+    data, draws = torch.randn(6, 2, generator=rng, dtype=DOUBLE), draws_for(6, dtype=DOUBLE)
+    parts = recipe(process=PROCESSES[kind], coupling=coupling, distance=distance)
+    terms, gradient = loss_and_gradient(parts, online, ema, data, draws)
+
+    online.zero_grad()
+    predictor = ema if getattr(coupling, "predictor", "ema") == "ema" else online
+    expected = naive_loss(kind, distance.name, 20, mu, online, predictor, data, draws)
+    expected.backward()
+    # The naive loop has sigma_min in double where the grid has it in single precision.
+    torch.testing.assert_close(terms.loss, expected.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, [p.grad for p in online.parameters()], rtol=1e-6, atol=1e-9)
+
+
+# Limits of the coupling -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("process", [VarianceExploding(), Bridge()])
+@pytest.mark.parametrize("settings", [{"mu": 0.0}, {"mu": 1.0, "start": 0.5}, {"mu": 1.0, "end": 0.2}])
+def test_generator_coupling_without_generated_examples_is_independent_coupling_bit_for_bit(process, settings, rng):
+    online, ema = perceptrons()
+    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
+    plain, plain_gradient = loss_and_gradient(recipe(process=process), online, ema, data, draws)
+    parts = recipe(process=process, coupling=Generator(**settings))
+    got, got_gradient = loss_and_gradient(parts, online, ema, data, draws)
+    torch.testing.assert_close(got.loss, plain.loss, rtol=0, atol=0)
+    torch.testing.assert_close(got_gradient, plain_gradient, rtol=0, atol=0)
+    assert got.forward_units == plain.forward_units
+
+
+def test_loss_with_mixing_is_that_of_the_chosen_and_of_the_other_examples(rng):
+    online, ema = perceptrons()
+    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
+
+    def loss_of(mu, rows=slice(None)):
+        part = StepDraws(
+            noise=draws.noise[rows],
+            level_uniforms=draws.level_uniforms[rows],
+            selection=draws.selection if rows == slice(None) else torch.arange(len(rows)),
+            dropout_seed=0,
+        )
+        parts = recipe(coupling=Generator(mu=mu))
+        return loss_and_gradient(parts, online, ema, data[rows], part)[0].loss.detach()
+
+    chosen, others = draws.selection[:2].tolist(), draws.selection[2:].tolist()
+    torch.testing.assert_close(loss_of(0.25), (2 * loss_of(1.0, chosen) + 6 * loss_of(0.0, others)) / 8)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.25, 0.5, 1.0])
+def test_step_costs_four_forwards_and_one_more_per_generated_example(mu, rng):
+    online, ema = perceptrons()
+    data, draws = torch.randn(16, 2, generator=rng), draws_for(16)
+    terms, _ = loss_and_gradient(recipe(coupling=Generator(mu=mu)), online, ema, data, draws)
+    assert terms.forward_units == 4 * 16 + round(16 * mu)
+
+
+@pytest.mark.parametrize(("predictor", "matters"), [("ema", "ema"), ("online", "online")])
+def test_predictor_of_the_recipe_is_the_one_that_generates(predictor, matters, rng):
+    process = VarianceExploding()
+    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
+    parts = recipe(coupling=Generator(mu=1.0, predictor=predictor))
+    online, ema = perceptrons()
+    losses = []
+    for scale in (1.0, 3.0):
+        with torch.no_grad():
+            ema.last.weight.mul_(scale)
+        losses.append(Consistency()(parts, models_of(process, online, ema), data, draws, 0, 10).loss)
+    assert (losses[0] != losses[1]).item() is (matters == "ema")
+
+
+# Student and teacher ----------------------------------------------------------------------------------------------
+
+
+class Recorded(ConsistencyFunction):
+    """A consistency function that remembers its calls."""
+
+    def __init__(self, network, process):
+        super().__init__(network, process)
+        self.calls = []
+
+    def __call__(self, noisy, sigma, dropout_seed=None):
+        self.calls.append((noisy, sigma, dropout_seed, torch.is_grad_enabled()))
+        return super().__call__(noisy, sigma, dropout_seed)
+
+
+def test_teacher_is_at_the_lower_level_without_gradient_and_student_at_the_upper_with_it(rng):
+    process = VarianceExploding()
+    online, ema = (Recorded(network, process) for network in perceptrons())
+    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
+    parts = recipe(coupling=Generator(mu=0.5, predictor="ema"))
+    Consistency()(parts, Models(online=online, ema=ema), data, draws, 3, 10)
+
+    (predictor,), (teacher, student) = ema.calls, online.calls
+    grid = process.grid(20)
+    position = torch.searchsorted(grid, teacher[1])
+    torch.testing.assert_close(grid[position], teacher[1], rtol=0, atol=0)
+    torch.testing.assert_close(grid[position + 1], student[1], rtol=0, atol=0)
+    # Both states lie on one line through the same end points.
+    torch.testing.assert_close(
+        (student[0] - teacher[0]) / (student[1] - teacher[1])[:, None], draws.noise, rtol=1e-3, atol=1e-3
+    )
+    assert (teacher[3], student[3]) == (False, True)
+    assert teacher[2] == student[2] == draws.dropout_seed
+    assert predictor[2:] == (None, False)
+    torch.testing.assert_close(predictor[1], teacher[1][draws.selection[:4]], rtol=0, atol=0)
+
+
+class Mask(nn.Module):
+    """A network whose output is its dropout mask."""
+
+    def forward(self, x, conditioning, dropout=None):
+        del conditioning
+        return torch.rand(x.shape, generator=dropout)
+
+
+class Bare(ConsistencyFunction):
+    """The network's output as it is, so that student and teacher differ by their masks only."""
+
+    def __call__(self, noisy, sigma, dropout_seed=None):
+        generator = None if dropout_seed is None else torch.Generator().manual_seed(dropout_seed)
+        return self.network(noisy, sigma, generator)
+
+
+def test_student_and_teacher_share_one_dropout_mask(rng):
+    function = Bare(Mask(), VarianceExploding())
+    data = torch.randn(8, 2, generator=rng)
+    terms = Consistency()(recipe(), Models(online=function, ema=function), data, draws_for(8), 3, 10)
+    torch.testing.assert_close(terms.loss, torch.tensor(0.0), rtol=0, atol=0)
+    with torch.random.fork_rng(devices=[]):  # without a seed the mask would come from the global generator
+        assert (function(data, data[:, 0]) != function(data, data[:, 0])).all()
+
+
+def test_network_with_dropout_gives_student_and_teacher_equal_outputs_at_equal_inputs(rng):
+    network = initialize(UNet(channels=8, num_blocks=1, dropout=0.5), (1, 8, 8), 0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.2, generator=rng)
+    process = VarianceExploding()
+    function = Recorded(network, process)
+    data, draws = torch.randn(4, 1, 8, 8, generator=rng), draws_for(4, (1, 8, 8))
+    Consistency()(recipe(), Models(online=function, ema=function), data, draws, 3, 10)
+    (x, sigma, _, _), (_, _, seed, _) = function.calls
+    teacher, student = ConsistencyFunction(network, process)(x, sigma, seed), function(x, sigma, draws.dropout_seed)
+    torch.testing.assert_close(student, teacher, rtol=0, atol=0)
+    assert (student != function(x, sigma, draws.dropout_seed + 1)).any()
+
+
+# Closed forms -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("process", [DoubleExploding(), DoubleBridge(), DoubleBridge(conditioning="unit_variance")])
+def test_loss_of_the_exact_map_is_zero_when_the_data_is_one_point(process):
+    # All states of one noise then lie on one trajectory of the flow, as they do not for other data.
+    centre = torch.tensor([0.3, -0.8], dtype=DOUBLE)
+    parts, draws = recipe(process=process), draws_for(64, dtype=DOUBLE)
+
+    def loss_of(data):
+        function = ExactConsistency(process, centre, 0.0)
+        return Consistency()(parts, Models(online=function, ema=function), data, draws, 3, 10).loss
+
+    torch.testing.assert_close(loss_of(centre.expand(64, 2)), torch.tensor(0.0, dtype=DOUBLE), rtol=0, atol=1e-12)
+    assert loss_of(centre.expand(64, 2) + 0.1) > 0.1
+
+
+def gaussian_loss(num_levels, std, sigma_min, generated):
+    """Expected weighted squared distance of the exact map of N(0, std^2 I) in two dimensions, by hand.
+
+    Independent: the state is std e + sigma z. Generated: it is k_i (std e + sigma_i z) + sigma z. The map multiplies a
+    state at level sigma_j by k_j.
+    """
+    grid = VarianceExploding(sigma_min=sigma_min).grid(num_levels).double()
+    probabilities = Lognormal().probabilities(grid)
+    total = 0.0
+    for index, probability in enumerate(probabilities.tolist()):
+        lower, upper = grid[index].item(), grid[index + 1].item()
+        k_lower, k_upper = (math.sqrt((std**2 + sigma_min**2) / (std**2 + sigma**2)) for sigma in (lower, upper))
+        start, bend = (k_lower, k_lower * lower) if generated else (1.0, 0.0)
+        of_data = (k_upper - k_lower) * start * std
+        of_noise = k_upper * (bend + upper) - k_lower * (bend + lower)
+        total += probability * 2 * (of_data**2 + of_noise**2) / (upper - lower)
+    return total
+
+
+@pytest.mark.parametrize(("coupling", "generated"), [(Independent(), False), (Generator(mu=1.0), True)])
+@pytest.mark.parametrize("num_levels", [6, 20])
+def test_loss_of_the_exact_map_of_a_gaussian_equals_its_closed_form(coupling, generated, num_levels, rng):
+    num, std = 200_000, 0.5
+    process = VarianceExploding(sigma_min=0.05)
+    function = ExactConsistency(process, torch.zeros(2), std)
+    parts = recipe(process=process, timesteps=Fixed(num_levels=num_levels), coupling=coupling, distance=SquaredL2())
+    data = std * torch.randn(num, 2, generator=rng)
+    terms = Consistency()(parts, Models(online=function, ema=function), data, draws_for(num), 3, 10)
+    expected = gaussian_loss(num_levels, std, 0.05, generated)
+    assert terms.loss.item() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("process", [VarianceExploding(), Bridge()])
+def test_loss_of_the_exact_map_falls_with_the_share_of_generated_examples(process, rng):
+    num = 20_000
+    function = ExactConsistency(process, torch.zeros(2), 0.5)
+    data, draws = 0.5 * torch.randn(num, 2, generator=rng), draws_for(num)
+    losses = [
+        Consistency()(
+            recipe(process=process, coupling=Generator(mu=mu), distance=SquaredL2()),
+            Models(online=function, ema=function),
+            data,
+            draws,
+            3,
+            10,
+        ).loss.item()
+        for mu in (0.0, 0.5, 1.0)
+    ]
+    assert losses[2] < 0.8 * losses[0]
+    assert losses[2] < losses[1] < losses[0]
+
+
+def test_loss_of_the_identity_map_is_the_mean_distance_of_neighbouring_states(rng):
+    class Identity(ConsistencyFunction):
+        def __call__(self, noisy, sigma, dropout_seed=None):
+            return noisy
+
+    process = VarianceExploding()
+    function = Identity(nn.Identity(), process)
+    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
+    parts = recipe(distance=L1(), levels=Uniform())
+    terms = Consistency()(parts, Models(online=function, ema=function), data, draws, 3, 10)
+    # x_{i+1} - x_i = (sigma_{i+1} - sigma_i) z, and the weight cancels the gap.
+    torch.testing.assert_close(terms.loss, draws.noise.abs().sum(1).mean(), rtol=1e-3, atol=0)
+
+
+# What a step depends on -------------------------------------------------------------------------------------------
+
+
+def test_number_of_levels_follows_the_step(rng):
+    process = VarianceExploding()
+    function = Recorded(perceptrons()[0], process)
+    data, draws = torch.randn(64, 2, generator=rng), draws_for(64)
+    parts = recipe(timesteps=Exponential(s0=2, s1=8), levels=Uniform())
+    for step, count in ((0, 3), (40, 5), (80, 9)):
+        function.calls.clear()
+        Consistency()(parts, Models(online=function, ema=function), data, draws, step, 100)
+        used = torch.cat([sigma for _, sigma, _, _ in function.calls]).unique()
+        assert torch.isin(used, process.grid(count)).all()
+        assert len(used) == count
+
+
+@pytest.mark.usefixtures("unchanged_global_rng")
+def test_draws_are_the_same_after_any_recipe(rng):
+    online, ema = perceptrons()
+    data = torch.randn(8, 2, generator=rng)
+    before = draws_for(8)
+    for coupling in (Independent(), Generator(mu=0.5), Generator(mu=1.0, predictor="online")):
+        for process in (VarianceExploding(), Bridge()):
+            draws = draws_for(8)
+            loss_and_gradient(recipe(process=process, coupling=coupling), online, ema, data, draws)
+            torch.testing.assert_close(vars(draws), vars(before), rtol=0, atol=0)
+
+
+def test_loss_does_not_depend_on_the_order_of_the_batch(rng):
+    online, ema = perceptrons(DOUBLE)
+    data, draws = torch.randn(8, 2, generator=rng, dtype=DOUBLE), draws_for(8, dtype=DOUBLE)
+    order = torch.randperm(8, generator=rng)
+    moved = dataclasses.replace(
+        draws,
+        noise=draws.noise[order],
+        level_uniforms=draws.level_uniforms[order],
+        selection=order.argsort()[draws.selection],
+    )
+    parts = recipe(process=DoubleExploding(), coupling=Generator(mu=0.5))
+    first, _ = loss_and_gradient(parts, online, ema, data, draws)
+    second, _ = loss_and_gradient(parts, online, ema, data[order], moved)
+    torch.testing.assert_close(first.loss, second.loss)
