@@ -60,7 +60,7 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> type[T]:
         if name not in self._classes:
-            raise ConfigError(f"unknown {self.kind} '{name}'. {suggestion(name, self._classes)}")
+            raise ConfigError(f"unknown {self.kind} {name!r}. {suggestion(name, self._classes)}")
         return self._classes[name]
 
     def __iter__(self) -> Iterator[str]:

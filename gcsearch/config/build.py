@@ -28,6 +28,7 @@ WORDS = {
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "a mapping",
+    "json_invalid": "text that UTF-8 can hold",
 }
 
 
@@ -59,8 +60,11 @@ def build(kind: str, spec: Any, document: Document | None = None, path: KeyPath 
     if "name" not in spec:
         raise ConfigError(f"{document.where(path)}: {label} must have a name. {suggestion('', registries[kind])}")
     name = spec["name"]
+    if not isinstance(name, str):
+        where = document.where((*path, "name"))
+        raise ConfigError(f"{where}: {label}.name must be a word, got {describe(name)}.")
     try:
-        cls = registries[kind][str(name)]
+        cls = registries[kind][name]
     except ConfigError as error:
         raise ConfigError(f"{document.where((*path, 'name'))}: {label}: {error}") from None
     values = {key: value for key, value in spec.items() if key != "name"}
@@ -86,7 +90,7 @@ def build_settings(
     hints = _hints(cls)
     for key in spec:
         if key not in hints:
-            raise ConfigError(f"{document.where((*path, key))}: {owner} has no key '{key}'. {suggestion(key, hints)}")
+            raise ConfigError(f"{document.where((*path, key))}: {owner} has no key {key!r}. {suggestion(key, hints)}")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in spec:
@@ -134,12 +138,17 @@ def _value(hint: Any, value: Any, document: Document, path: KeyPath) -> Any:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(build(kind, item, document, (*path, index)) for index, item in enumerate(items))
     try:
-        return _adapter(hint).validate_json(json.dumps(_whole_numbers(value)), strict=True)
+        result = _adapter(hint).validate_json(json.dumps(_whole_numbers(value)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         rule = _rule(first, hint)
         label = ".".join(map(str, path))
         raise ConfigError(f"{document.where(path)}: {label} must be {rule}, got {describe(value)}.") from None
+    numbers = result if isinstance(result, tuple) else (result,)
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        label = ".".join(map(str, path))
+        raise ConfigError(f"{document.where(path)}: {label} must be finite, got {describe(value)}.")
+    return result
 
 
 @cache
@@ -163,6 +172,8 @@ def _rule(error: Any, hint: Any) -> str:
         return " or ".join(options)
     if error["type"] == "literal_error":
         return f"one of {', '.join(map(repr, get_args(hint)))}"
+    if error["type"] in ("too_long", "too_short"):
+        return _type_words(hint)
     if error["loc"]:
         return f"{_type_words(hint)} ({error['msg'].lower()})"
     return WORDS.get(error["type"]) or str(error["msg"]).lower()

@@ -75,7 +75,7 @@ class Document:
         document = self
         for assignment in assignments:
             key, value = parse_assignment(assignment)
-            document = document.with_values({key: value}, place=f"--set {assignment}")
+            document = document.with_values({key: value}, place=_one_line(f"--set {assignment}"))
         return document
 
 
@@ -83,8 +83,10 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """``a.b=value`` as dotted key and value; the value is read as YAML."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip() or any(not part for part in key.strip().split(".")):
-        raise ConfigError(f"--set {text}: must have the form key=value, for example --set coupling.mu=0.3.")
-    return key.strip(), _parse(value, f"--set {text}")[0]
+        raise ConfigError(
+            f"{_one_line(f'--set {text}')}: must have the form key=value, for example --set coupling.mu=0.3."
+        )
+    return key.strip(), _parse(value, _one_line(f"--set {text}"))[0]
 
 
 def read_document(path: Path) -> Document:
@@ -106,34 +108,56 @@ def read_document(path: Path) -> Document:
 
 
 def _parse(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
+    places: dict[KeyPath, str] = {}
     try:
-        node = YAML(typ="rt").load(io.StringIO(text))
+        return _plain(YAML(typ="rt").load(io.StringIO(text)), (), source, places), places
     except DuplicateKeyError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source}{line}: a key is written twice: {error.problem}. Remove one.") from None
+        problem = _one_line(str(error.problem))
+        raise ConfigError(f"{source}{line}: a key is written twice: {problem}. Remove one.") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source}{line}: is not valid YAML: {error.problem}.") from None
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{source}: is not valid YAML: {error}.") from None
-    places: dict[KeyPath, str] = {}
-    return _plain(node, (), source, places), places
+        raise ConfigError(f"{source}{line}: is not valid YAML: {_one_line(str(error.problem))}.") from None
+    except ConfigError:
+        raise
+    except (
+        YAMLError,
+        ValueError,
+        KeyError,
+        RecursionError,
+    ) as error:  # explicit tags, such as !!bool x, raise anything
+        raise ConfigError(f"{source}: is not valid YAML: {_one_line(str(error))}.") from None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _line(node: CommentedMap | CommentedSeq, key: Any) -> int | None:
+    """Line of a key or item, from 1; None for what a merge (``<<``) brought in."""
+    try:
+        mark = node.lc.key(key) if isinstance(node, CommentedMap) else node.lc.item(key)
+    except (KeyError, TypeError):
+        return None
+    return int(mark[0]) + 1
 
 
 def _plain(node: Any, path: KeyPath, source: str, places: dict[KeyPath, str]) -> Any:
     """Strip ruamel's wrappers, noting the line of every key and item."""
     if isinstance(node, CommentedMap):
         for key in node:
+            if line := _line(node, key):
+                places[(*path, key)] = f"{source}:{line}"
             if not isinstance(key, str):
-                line = node.lc.key(key)[0] + 1
-                raise ConfigError(f"{source}:{line}: a key must be a word, got {describe(key)}.")
-            places[(*path, key)] = f"{source}:{node.lc.key(key)[0] + 1}"
+                place = places.get((*path, key), source)
+                raise ConfigError(f"{place}: a key must be a word, got {describe(key)}.")
         return {str(key): _plain(value, (*path, str(key)), source, places) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
         for index in range(len(node)):
-            places[(*path, index)] = f"{source}:{node.lc.item(index)[0] + 1}"
+            if line := _line(node, index):
+                places[(*path, index)] = f"{source}:{line}"
         return [_plain(value, (*path, index), source, places) for index, value in enumerate(node)]
     if isinstance(node, bool) or node is None:
         return node

@@ -14,7 +14,7 @@ from gcsearch.config.build import build, build_settings
 from gcsearch.config.documents import Document, read_document
 from gcsearch.data import Dataset
 from gcsearch.errors import ConfigError, FieldError, suggestion
-from gcsearch.metrics import Extractor, Metric
+from gcsearch.metrics import Extractor, Metric, extractors
 from gcsearch.metrics.fid import FID
 from gcsearch.metrics.kid import KID
 from gcsearch.registry import spec
@@ -96,6 +96,9 @@ class Evaluation:
             raise ValueError(f"metrics must name at least one metric and none twice, got {names}")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if self.extractor not in ("auto", *extractors):
+            known = suggestion(self.extractor, ("auto", *extractors)).removesuffix(".")
+            raise ValueError(f"extractor must be auto or a feature extractor, got {self.extractor!r}. {known}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,8 @@ class Experiment:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ValueError(f"name must not be empty, got {self.name!r}")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
         shape = self.data.event_shape
@@ -133,6 +138,12 @@ class Experiment:
                 f"must be at most training.num_images = {self.training.num_images}, got {self.evaluation.every_images}",
             )
         sampler, process = self.evaluation.sampler, self.process
+        if not bool(self.levels.probabilities(process.grid(2)).isfinite().all()):
+            raise FieldError(
+                "levels",
+                f"must put weight between sigma_min = {process.sigma_min} and sigma_max = {process.sigma_max}, got "
+                f"{spec(self.levels)}",
+            )
         if isinstance(sampler, Multistep) and not (
             process.sigma_min < sampler.levels[-1] and sampler.levels[0] < process.sigma_max
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 import torch
@@ -146,20 +146,55 @@ class Evaluator:
         return not bool(spread > threshold)  # so that NaN counts as collapsed
 
     def _batches(self, function: ConsistencyFunction, num: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of samples on the CPU, and whether the network's output was finite."""
-        for start in range(0, num, self.batch_size):
-            stop = min(start + self.batch_size, num)
-            yield self._sample(function, start, stop)
-
-    # Not inference mode: a tensor that a network caches there could not take part in training later.
-    @torch.no_grad()
-    def _sample(self, function: ConsistencyFunction, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        output = self.sampler(
+        return _sample_batches(
             function,
-            lambda stage: evaluation_latents(self.seed, start, stop, self.source, stage).to(self.device),
+            self.sampler,
+            num,
+            seed=self.seed,
+            source=self.source,
+            is_image=self.is_image,
+            device=self.device,
+            batch_size=self.batch_size,
         )
-        is_finite = output.isfinite().all()
-        return (to_bytes(output) if self.is_image else output.float()).cpu(), is_finite
 
     def _undefined(self) -> dict[str, float]:
         return {key: value for metric in self.metrics for key, value in metric.undefined().items()}
+
+
+def generate(
+    function: ConsistencyFunction,
+    sampler: Sampler,
+    num: int,
+    *,
+    seed: int,
+    source: NoiseSource,
+    is_image: bool,
+    device: torch.device | str = "cpu",
+    batch_size: int = 500,
+) -> Tensor:
+    """First `num` samples of the common latents of `seed`, on the CPU: uint8 images, or float32 points."""
+    batches = _sample_batches(
+        function, sampler, num, seed=seed, source=source, is_image=is_image, device=device, batch_size=batch_size
+    )
+    return torch.cat([samples for samples, _ in batches])
+
+
+def _sample_batches(
+    function: ConsistencyFunction,
+    sampler: Sampler,
+    num: int,
+    *,
+    seed: int,
+    source: NoiseSource,
+    is_image: bool,
+    device: torch.device | str,
+    batch_size: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of samples on the CPU, and whether the network's output was finite."""
+    for start in range(0, num, batch_size):
+        stop = min(start + batch_size, num)
+        latents = partial(evaluation_latents, seed, start, stop, source)
+        # Not inference mode: a tensor that a network caches there could not take part in training later.
+        with torch.no_grad():
+            output = sampler(function, lambda stage, latents=latents: latents(stage).to(device))  # type: ignore[misc]
+        yield (to_bytes(output) if is_image else output.float()).cpu(), output.isfinite().all()

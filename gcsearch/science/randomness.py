@@ -92,6 +92,8 @@ def evaluation_latents(seed: int, start: int, stop: int, source: NoiseSource, st
     Returns:
         Tensor of shape (stop - start, *event).
     """
+    if start == stop:
+        return source(0, generator(seed, "evaluation", stage, 0))
     first, last = start // LATENT_BLOCK, (stop - 1) // LATENT_BLOCK
     blocks = [source(LATENT_BLOCK, generator(seed, "evaluation", stage, block)) for block in range(first, last + 1)]
     offset = first * LATENT_BLOCK

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gcsearch.errors import CheckpointError
+from gcsearch.metrics.files import replacing
 
 FORMAT: Final = 1
 
@@ -46,17 +46,11 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write to `path`; a crash leaves the old file or the new one, never half of one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            try:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -83,12 +77,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Atomic copy of a checkpoint file."""
-    with (
-        source.open("rb") as reader,
-        tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file,
-    ):
-        shutil.copyfileobj(reader, file)
-    Path(file.name).replace(target)
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def plain_result(result: Any) -> dict[str, Any]:

@@ -122,7 +122,8 @@ class Trainer:
                     return self.outcome("completed")
                 if self.should_stop():
                     return self.outcome("stopped")
-                self.train_step()
+                if not self.is_due():  # a batch may reach two rungs at once
+                    self.train_step()
         except TrialDiverged as error:
             return self.outcome("diverged", str(error))
 
@@ -181,14 +182,18 @@ class Trainer:
         if judgement.collapsed:
             raise TrialDiverged(f"{images} images: all samples are the same. The network has collapsed to a constant.")
 
-        counters, steps = self.counters, max(1.0, self.counters["window_steps"])
+        counters, steps = self.counters, self.counters["window_steps"]
+        if steps == 0:  # the same step has reached two rungs
+            window = {name: self.results[-1].metrics[name] for name in ("train/loss", "train/grad_norm")}
+        else:
+            sums = {"train/loss": counters["loss_sum"], "train/grad_norm": counters["grad_norm_sum"]}
+            window = {name: total / steps for name, total in sums.items()}
         first = f"eval/{self.experiment.evaluation.metrics[0].name}"
         lowest = self.experiment.evaluation.metrics[0].lower_is_better
         history = [result.metrics[first] for result in self.results] + [scores[first]]
         metrics = scores | {
             first.replace("eval/", "best/"): min(history) if lowest else max(history),
-            "train/loss": counters["loss_sum"] / steps,
-            "train/grad_norm": counters["grad_norm_sum"] / steps,
+            **window,
             "schedule/num_levels": float(
                 self.experiment.timesteps.levels_at(max(0, self.step - 1), self.experiment.training.num_steps)
             ),
@@ -232,31 +237,40 @@ class Trainer:
             results=[dataclasses.asdict(result) for result in self.results],
             counters=dict(self.counters),
         ).save(path)
-        best = path.with_name("best.pt")
-        if self.results and self._last_is_best() and self.counters["window_steps"] == 0:
-            copy_checkpoint(path, best)
+        self._keep_best(path)
 
-    def _last_is_best(self) -> bool:
+    def _keep_best(self, path: Path) -> None:
+        """Copy the latest checkpoint beside it as the best one, if it was written at the best rung so far."""
+        if not self.results or self.counters["window_steps"] > 0:
+            return
         first = self.experiment.evaluation.metrics[0].name
         metrics = self.results[-1].metrics
-        return metrics[f"eval/{first}"] == metrics[f"best/{first}"]
+        if metrics[f"eval/{first}"] == metrics[f"best/{first}"]:
+            copy_checkpoint(path, path.with_name("best.pt"))
 
-    def restore(self) -> None:
-        """Go on from the latest checkpoint, if there is one; report what the caller has not seen.
+    def check_checkpoint(self) -> Checkpoint | None:
+        """The latest checkpoint of this experiment, if there is one.
 
         Raises:
-            CheckpointError: The checkpoint belongs to another experiment.
+            CheckpointError: It cannot be read, or belongs to another experiment.
         """
         path = self.latest_path
         if path is None or not path.exists():
-            self.write_samples(0)
-            return
+            return None
         checkpoint = load_checkpoint(path, self.device)
         if checkpoint.fingerprint != self.experiment.fingerprint:
             raise CheckpointError(
                 f"{path}: was written for the experiment {checkpoint.fingerprint[:12]}, this one is "
                 f"{self.experiment.fingerprint[:12]}. Use another folder, or the old values."
             )
+        return checkpoint
+
+    def restore(self) -> None:
+        """Go on from the latest checkpoint, if there is one; report what the caller has not seen."""
+        checkpoint = self.check_checkpoint()
+        if checkpoint is None:
+            self.write_samples(0)
+            return
         self.step = self._told_step = checkpoint.step
         self.learner.network.load_state_dict(checkpoint.network)
         self.learner.average.load_state_dict(checkpoint.average)
@@ -264,5 +278,7 @@ class Trainer:
         self.counters = dict(checkpoint.counters)
         for stored in checkpoint.results:
             self.results.append(Result(**stored))
-            if self.results[-1].images > self.reported_images:
-                self.report(self.results[-1])
+        self._keep_best(path)  # the process may have died between the two files
+        for result in self.results:
+            if result.images > self.reported_images:
+                self.report(result)

@@ -111,7 +111,8 @@ class RungAwareTPE(SearchSampler):
     share of the trials stays random, so that early stopping on a wrong rung cannot lock the search in.
 
     Attributes:
-        min_observations: Scores that a rung needs before it is modelled.
+        min_observations: Finite scores that a rung needs before it is modelled. Diverged trials do not count towards
+            it, as a rung that only they "reached" says nothing about what is good; once it is modelled they are bad.
         random_share: Probability that a trial is drawn at random, in [0, 1].
 
     Source: the rung rule is BOHB's (Falkner et al. 2018, arXiv:1807.01774); the estimator is Optuna's.
@@ -136,7 +137,8 @@ class RungAwareTPE(SearchSampler):
 
     def _modelled_rung(self, observations: Sequence[Observation], rungs: Sequence[int]) -> int | None:
         for rung in sorted(rungs, reverse=True):
-            if sum(rung in observation.scores for observation in observations) >= self.min_observations:
+            scores = (observation.scores.get(rung, math.inf) for observation in observations)
+            if sum(map(math.isfinite, scores)) >= self.min_observations:
                 return rung
         return None
 

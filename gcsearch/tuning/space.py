@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from gcsearch.config import Document
+from gcsearch.config import Document, Experiment
 from gcsearch.config.documents import KeyPath, describe
 from gcsearch.errors import ConfigError, suggestion
+
+MISSING: Final = object()
 
 Params = dict[str, Any]
 """Values of the parameters that exist in a trial, under dotted keys; a chosen component is its label."""
@@ -101,17 +103,43 @@ class Space:
         """Parameters from a chooser, and the experiment they make of `base`."""
         params: Params = {}
         document = base
-        for entry in sorted(self.entries, key=lambda entry: bool(entry.when)):
-            if all(_matches(document, key, wanted) for key, wanted in entry.when.items()):
+        for entry in self.in_order():
+            if all(matches(document, key, wanted) for key, wanted in entry.when.items()):
                 value = _draw(entry.node, entry.key, entry.key, chooser, params)
                 document = document.with_values({entry.key: value}, entry.place)
         return params, document
 
-    def variations(self) -> Iterator[dict[str, Any]]:
-        """Choices that reach every end of every range and every option at least once, as values for `FixedChooser`."""
-        yield {}
-        for entry in self.entries:
-            yield from _variations(entry.node, entry.key)
+    def variations(self, base: Document) -> Iterator[dict[str, Any]]:
+        """Choices that reach every end of every range and every option at least once, as values for `FixedChooser`.
+
+        Raises:
+            ConfigError: The condition of an entry never holds.
+        """
+        known: list[dict[str, Any]] = [{}]
+        for entry in self.in_order():
+            context = self._context(entry, base, known)
+            known += [context | values for values in _variations(entry.node, entry.key)]
+        yield from known
+
+    def in_order(self) -> list[Entry]:
+        """The entries in the order they are drawn."""
+        return sorted(self.entries, key=lambda entry: bool(entry.when))
+
+    def _context(self, entry: Entry, base: Document, known: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Choices under which the entry exists, put together from known variations that meet one condition each."""
+        context: dict[str, Any] = {}
+        for key, wanted in entry.when.items():
+            for values in ({}, context, *known):
+                _, document = self.draw(FixedChooser(context | values), base)
+                if matches(document, key, wanted):
+                    context |= values
+                    break
+            else:
+                raise ConfigError(
+                    f"{entry.place}: space.{entry.key}.when: {key} must be something that the experiment or the space "
+                    f"can take, got {describe(wanted)}. Correct the condition, or leave {entry.key} out."
+                )
+        return context
 
     def with_real(self, names: frozenset[str]) -> Space:
         """Copy in which the named ranges are continuous, though their ends were written as integers."""
@@ -165,13 +193,31 @@ def _with_real(node: Node, name: str, names: frozenset[str]) -> Node:
     return Choice(options=tuple(options))
 
 
-def _matches(document: Document, key: str, wanted: Any) -> bool:
-    value: Any = document.data
+def matches(document: Document, key: str, wanted: Any) -> bool:
+    """Whether the assembled experiment has the wanted value, or one of the wanted values, at `key`."""
+    try:
+        value = _lookup(document.data, key)
+    except KeyError:  # not written, so its default counts
+        try:
+            value = _lookup(Experiment.from_document(document).to_dict(), key)
+        except KeyError:
+            return False
+    return any(value == one for one in (wanted if isinstance(wanted, list) else [wanted]))
+
+
+def _lookup(data: Any, key: str) -> Any:
+    """Value at a dotted key; a component written as its bare name has that name and nothing else.
+
+    Raises:
+        KeyError: It is not there.
+    """
     for part in key.split("."):
-        if isinstance(value, str) and part == "name":
+        if isinstance(data, str) and part == "name":
             continue
-        value = value.get(part) if isinstance(value, dict) else None
-    return value in wanted if isinstance(wanted, list) else value == wanted
+        if not isinstance(data, dict) or part not in data:
+            raise KeyError(key)
+        data = data[part]
+    return data
 
 
 class FixedChooser:
@@ -187,27 +233,36 @@ class FixedChooser:
         self.otherwise = otherwise
 
     def _given(self, name: str) -> Any:
-        return self.values.get(name, self.values.get(parameter_key(name)))
+        """The given value, or MISSING: None is a value like any other."""
+        return self.values.get(name, self.values.get(parameter_key(name), MISSING))
 
     def number(self, name: str, node: Range) -> float:
         given = self._given(name)
-        if given is not None:
+        if given is not MISSING:
             return float(given)
         return self.otherwise.number(name, node) if self.otherwise else node.low
 
     def option(self, name: str, node: Choice) -> Any:
         given = self._given(name)
-        if given is not None and any(option.label == given for option in node.options):
-            return given
+        for option in node.options if given is not MISSING else ():
+            if option.label == label_of(given):
+                return option.label
         return self.otherwise.option(name, node) if self.otherwise else node.options[0].label
 
 
 def parameter_key(name: str) -> str:
     """Dotted key of a node's unique name: ``optimizer[lion].lr`` is ``optimizer.lr``."""
-    while "[" in name:
-        start = name.index("[")
-        name = name[:start] + name[name.index("]", start) + 1 :]
-    return name
+    key, depth = "", 0
+    for letter in name:  # labels may hold brackets of their own: optimizer[lion(betas=[0.9, 0.99])].lr
+        depth += letter == "["
+        key += "" if depth else letter
+        depth -= letter == "]"
+    return key
+
+
+def label_of(value: Any) -> Any:
+    """How parameters name a value: itself, or its text if it is a list."""
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
 def parse_space(spec: Any, document: Document, path: KeyPath = ("space",)) -> Space:
@@ -275,7 +330,7 @@ def _parse_choice(spec: dict[str, Any], document: Document, path: KeyPath) -> Ch
     values = spec["values"]
     if not isinstance(values, list) or not values:
         raise ConfigError(f"{place}: {label}.values must be a list with at least one value, got {describe(values)}.")
-    names = [value["name"] for value in values if isinstance(value, dict) and "name" in value]
+    names = [value.get("name") if isinstance(value, dict) else value for value in values]
     options = []
     for index, value in enumerate(values):
         at = (*path, "values", index)
@@ -286,10 +341,9 @@ def _parse_choice(spec: dict[str, Any], document: Document, path: KeyPath) -> Ch
             constant = {key: item for key, item in value.items() if key not in nodes}
             options.append(Option(label=_label(constant, names), constant=constant, nodes=nodes))
         else:
-            shown = value if isinstance(value, str | int | float | bool | None) else repr(value)
-            options.append(Option(label=shown, constant=value))
+            options.append(Option(label=label_of(value), constant=value))
     labels = [option.label for option in options]
-    if len(set(map(repr, labels))) < len(labels):
+    if any(label in labels[:index] for index, label in enumerate(labels)):
         raise ConfigError(f"{place}: {label}.values must not repeat an option, got {describe(labels)}.")
     return Choice(options=tuple(options))
 

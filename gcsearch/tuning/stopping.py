@@ -5,6 +5,7 @@ To add one: a frozen dataclass below with `@stoppings.register("name")`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ class ASHA(Stopping):
     def decide(self, trial: str, images: int, score: float, table: RungTable, horizon_images: int) -> Decision:
         if images not in self.rungs(horizon_images):
             return GO_ON
+        if math.isnan(score):
+            score = math.inf  # NaN is less than nothing, so it would pass for the best
         others = [value for other, value in table.get(images, {}).items() if other != trial]
         better = sum(value < score for value in others)
         kept = max(1, (len(others) + 1) // self.factor)

@@ -97,7 +97,7 @@ def _write_study_file(study: StudySpec, directory: Path) -> None:
     """study.yaml: enough to run the study again; budget, search and resources follow the latest run."""
     path = directory / "study.yaml"
     partial = path.with_suffix(".part")
-    partial.write_text(dump_yaml(study.to_dict() | provenance(study)), encoding="utf-8")
+    partial.write_text(dump_yaml(study.to_dict() | {"provenance": provenance(study)["provenance"]}), encoding="utf-8")
     partial.replace(path)
 
 

@@ -1,0 +1,1 @@
+"""Views of finished and running studies. Reads ledgers only."""

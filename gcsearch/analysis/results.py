@@ -1,0 +1,169 @@
+"""A study's ledger as tables: one row a trial, one row a result."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gcsearch.errors import StudyError
+from gcsearch.ledger import LEDGER_NAME, StudyState, TrialRecord, read_state
+from gcsearch.metrics.identity import check_comparable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One trial as lists and tables show it."""
+
+    record: TrialRecord
+    value: float | None
+    rank: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResults:
+    """A study, read.
+
+    Attributes:
+        directory: Its folder.
+        state: What its ledger adds up to.
+    """
+
+    directory: Path
+    state: StudyState
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return str(self.state.study["study"])
+
+    @property
+    def metric(self) -> str:
+        """Key of the objective in results, e.g. ``eval/fid``."""
+        return str(self.state.study["objective"]["key"])
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Direction of the objective."""
+        return bool(self.state.study["objective"]["goal"] == "minimize")
+
+    def value(self, record: TrialRecord) -> float | None:
+        """The objective of a trial: its last or best value, as the study says."""
+        return record.value(self.metric, self.state.study["objective"]["use"], self.lower_is_better)
+
+    def ranking(self) -> list[TrialRecord]:
+        """Completed trials, best first.
+
+        Raises:
+            ScoreError: Their scores have different identities and cannot be compared.
+        """
+        objective = self.state.study["objective"]
+        ranking = self.state.ranking(self.metric, lower_is_better=self.lower_is_better, use=objective["use"])
+        check_comparable(
+            result.identities[self.metric]
+            for record in ranking
+            for result in record.results
+            if self.metric in result.identities
+        )
+        return ranking
+
+    def rows(self) -> list[Row]:
+        """All trials: completed ones by rank, then the others by how far they came."""
+        ranking = self.ranking()
+        ranked = [Row(record=record, value=self.value(record), rank=rank) for rank, record in enumerate(ranking, 1)]
+        done = {record.trial for record in ranking}
+        others = [record for record in self.state.trials.values() if record.trial not in done]
+        others.sort(key=lambda record: (-record.images, self._order(record)))
+        return ranked + [Row(record=record, value=self.value(record), rank=None) for record in others]
+
+    def _order(self, record: TrialRecord) -> float:
+        value = self.value(record)
+        if value is None:
+            return float("inf")
+        return value if self.lower_is_better else -value
+
+    def counts(self) -> dict[str, int]:
+        """Number of trials in each state that occurs."""
+        return dict(Counter(record.state for record in self.state.trials.values()))
+
+    def extractor(self) -> str | None:
+        """Feature extractor behind the objective, without its hash, e.g. ``digits``."""
+        for record in self.state.trials.values():
+            for result in record.results:
+                if self.metric in result.identities:
+                    from gcsearch.metrics.identity import ScoreIdentity
+
+                    return ScoreIdentity.parse(result.identities[self.metric]).extractor.split("@")[0]
+        return None
+
+
+def open_results(study: str | Path, studies: Path = Path("studies")) -> StudyResults:
+    """Results of a study given by its folder or by its name inside `studies`.
+
+    Raises:
+        StudyError: There is none.
+    """
+    for directory in (studies / str(study), Path(study)):
+        path = directory / LEDGER_NAME
+        if path.is_file():
+            state = read_state(path)
+            if not state.study:
+                raise StudyError(f"{path}: holds no study yet; it was interrupted before it began. Run it again.")
+            return StudyResults(directory=directory, state=state)
+    known = ", ".join(sorted(results.name for results in all_results(studies))) or "none"
+    raise StudyError(f"study '{study}': there is no such study in {studies}/. Known: {known}.")
+
+
+def all_results(studies: Path) -> Iterator[StudyResults]:
+    """All studies in a folder, by name."""
+    for path in sorted(studies.glob(f"*/{LEDGER_NAME}")):
+        state = read_state(path)
+        if state.study:
+            yield StudyResults(directory=path.parent, state=state)
+
+
+def write_tables(directory: Path) -> None:
+    """Write trials.parquet and curves.parquet of the study in `directory` from its ledger."""
+    state = read_state(directory / LEDGER_NAME)
+    trials = [_trial_row(record) for record in state.trials.values()]
+    curves = [row for record in state.trials.values() for row in _curve_rows(record)]
+    for name, rows in (("trials", trials), ("curves", curves)):
+        if rows:
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            table = pa.table({column: [row.get(column) for row in rows] for column in columns})
+            partial = directory / f".{name}.parquet.part"
+            pq.write_table(table, partial)
+            partial.replace(directory / f"{name}.parquet")
+
+
+def _trial_row(record: TrialRecord) -> dict[str, Any]:
+    """One trial: what it is, what was varied (as text, since a key's values may differ in type), its last scores."""
+    varied = {
+        f"param/{key}": value if isinstance(value, str) else json.dumps(value) for key, value in record.params.items()
+    }
+    last = record.results[-1].metrics if record.results else {}
+    return {
+        "trial": record.trial,
+        "kind": record.kind,
+        "state": record.state,
+        "reason": record.reason,
+        "images": record.images,
+        "seed": record.seed,
+        "fingerprint": record.fingerprint,
+        "recipe": record.recipe,
+        "started": record.started,
+        "ended": record.ended,
+        **varied,
+        **last,
+    }
+
+
+def _curve_rows(record: TrialRecord) -> Iterator[dict[str, Any]]:
+    for result in record.results:
+        yield {"trial": record.trial, "images": result.images, "time": result.time, **result.metrics}

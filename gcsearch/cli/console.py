@@ -1,0 +1,52 @@
+"""Where the command line writes: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+STATE_STYLES = {
+    "running": "cyan",
+    "completed": "green",
+    "stopped": "dim",
+    "diverged": "yellow",
+    "failed": "red",
+    "interrupted": "magenta",
+}
+"""Colour of each trial state; the word is always printed beside it."""
+
+results = Console(highlight=False, soft_wrap=True)
+progress = Console(stderr=True, highlight=False)
+
+
+def set_up_logging() -> None:
+    """Warnings of ours to stderr; other libraries stay quiet unless something is wrong."""
+    handler = RichHandler(console=progress, show_time=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    for noisy in ("ray", "alembic", "mlflow", "optuna", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def images_text(images: float) -> str:
+    """Number of images, short: 96000 is ``96k``."""
+    return f"{images / 1000:.4g}k" if images >= 1000 else f"{images:g}"
+
+
+def duration_text(seconds: float) -> str:
+    """Duration in at most two units, e.g. ``2 min 05 s``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,215 @@
+"""The `gcsearch` command. Each command parses, calls the library and prints; imports are inside to keep help quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import click
+import typer
+
+from gcsearch.errors import GCSearchError
+
+app = typer.Typer(
+    name="gcsearch",
+    help="Find and prove the best recipe for training consistency models with generator-augmented coupling.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Studies = Annotated[Path, typer.Option("--studies", help="Folder that holds the studies.")]
+Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override an experiment key.")]  # noqa: UP045 - typer reads it
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Tracking = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads it
+    typer.Option("--tracking", help="MLflow store. Default: $MLFLOW_TRACKING_URI, or mlflow.db beside the studies."),
+]
+
+
+@app.command()
+def run(
+    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="Search space.")],
+    experiment: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it
+        typer.Option("--experiment", help="Run the study on this experiment instead."),
+    ] = None,
+    name: Annotated[Optional[str], typer.Option("--name", help="Name of the study.")] = None,  # noqa: UP045
+    trials: Annotated[Optional[int], typer.Option("--trials", help="Replace budget.trials.")] = None,  # noqa: UP045
+    set_: Set = None,
+    address: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it
+        typer.Option("--address", help="Ray cluster: auto or ray://host:port. Default: this machine."),
+    ] = None,
+    tracking: Tracking = None,
+    studies: Studies = Path("studies"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the study; start nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Start, resume or extend a study.
+
+    Run the same command again to resume; raise `--trials` to extend.
+
+    Example: `gcsearch run search_spaces/mu_schedule.yaml --trials 48 --set training.batch_size=128`
+    """
+    from gcsearch.cli.study import run_command
+
+    code = run_command(
+        space,
+        experiment=experiment,
+        name=name,
+        trials=trials,
+        assignments=set_ or [],
+        address=address,
+        tracking=tracking,
+        studies=studies,
+        dry_run=dry_run,
+        as_json=json,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def train(
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml", help="Experiment file, or its name.")],
+    set_: Set = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it
+        typer.Option("--output", help="Folder of the run. Default: runs/<name>."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that share the batch.")] = 1,
+    cpus_per_worker: Annotated[
+        int, typer.Option("--cpus-per-worker", help="CPU threads; equal numbers give equal bits.")
+    ] = 1,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    json: Json = False,
+) -> None:
+    """Train one experiment, without a search. Resumes if the output folder holds its checkpoint.
+
+    Example: `gcsearch train experiments/digits.yaml --set coupling.mu=0.3`
+    """
+    from gcsearch.cli.training import train_command
+
+    assignments = [*(set_ or []), f"training.num_workers={workers}"] if workers != 1 else set_ or []
+    raise typer.Exit(train_command(experiment, assignments, output, cpus_per_worker, device, as_json=json))
+
+
+@app.command()
+def show(
+    study: Annotated[Optional[str], typer.Argument(help="Name or folder of a study; none lists all.")] = None,  # noqa: UP045
+    studies: Studies = Path("studies"),
+    json: Json = False,
+) -> None:
+    """List the studies, or show one: leaderboard, states, cost.
+
+    Example: `gcsearch show mu_schedule`
+    """
+    from gcsearch.cli.study import show_command
+
+    show_command(study, studies, as_json=json)
+
+
+@app.command()
+def export(
+    study: Annotated[str, typer.Argument(help="Name or folder of a study or training run.")],
+    trial: Annotated[Optional[str], typer.Option("--trial", help="Trial to export. Default: the winner.")] = None,  # noqa: UP045
+    output: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it
+        typer.Option("--output", help="Folder to write. Default: exports/<study>."),
+    ] = None,
+    studies: Studies = Path("studies"),
+    json: Json = False,
+) -> None:
+    """Write the best recipe, its weights, samples, model card and provenance.
+
+    Example: `gcsearch export mu_schedule --output best_digits`
+    """
+    from gcsearch.cli.study import export_command
+
+    export_command(study, trial, output, studies, as_json=json)
+
+
+@app.command()
+def sample(
+    model: Annotated[Path, typer.Argument(metavar="EXPORT|CHECKPOINT", help="Folder of an export, or a .pt file.")],
+    num: Annotated[int, typer.Option("--num", min=1, help="Number of samples.")] = 64,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Network evaluations per sample.")] = 1,
+    levels: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it
+        typer.Option("--levels", help="Noise levels of the later steps, decreasing, e.g. 0.8,0.2."),
+    ] = None,
+    seed: Annotated[Optional[int], typer.Option("--seed", min=0, help="Seed. Default: the evaluation's.")] = None,  # noqa: UP045
+    output: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it
+        typer.Option("--output", help="A .png for a grid, or a folder for single images. Default: samples.png."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Draw samples from an export or a checkpoint.
+
+    Example: `gcsearch sample exports/mu_schedule --num 16 --steps 2 --output grid.png`
+    """
+    from gcsearch.cli.training import sample_command
+
+    sample_command(model, num, steps, levels, seed, output, as_json=json)
+
+
+@app.command()
+def sync(
+    study: Annotated[str, typer.Argument(help="Name or folder of a study.")],
+    tracking: Tracking = None,
+    studies: Studies = Path("studies"),
+) -> None:
+    """Write a study's ledger into an MLflow store, again if need be, without duplicates.
+
+    Example: `gcsearch sync mu_schedule --tracking http://127.0.0.1:5000`
+    """
+    from gcsearch.cli.study import sync_command
+
+    raise typer.Exit(sync_command(study, tracking, studies))
+
+
+@app.command()
+def ui(
+    tracking: Tracking = None,
+    studies: Studies = Path("studies"),
+    port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1; the next free one if it is taken.")] = 5000,
+) -> None:
+    """Open the MLflow page of the local store on 127.0.0.1.
+
+    Example: `gcsearch ui --port 5001`
+    """
+    from gcsearch.cli.study import ui_command
+
+    ui_command(tracking, studies, port)
+
+
+def main() -> None:
+    """Entry point: run a command, turn errors into one line and an exit code."""
+    from gcsearch.cli.console import progress, set_up_logging
+
+    set_up_logging()
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except GCSearchError as error:
+        progress.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The commands about studies: run, show, export, sync, ui."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
+from gcsearch.cli.console import duration_text, print_json, progress, results
+from gcsearch.cli.live import LiveView
+from gcsearch.cli.tables import leaderboard, study_json, study_list
+from gcsearch.config.documents import dump_yaml
+from gcsearch.errors import StudyError, TrackingError
+from gcsearch.ledger import LEDGER_NAME, read_events
+
+MAX_ROWS = 12
+"""Rows of the leaderboard at the end of a run; `gcsearch show` prints all."""
+
+
+def store_uri(tracking: str | None, studies: Path) -> str:
+    """MLflow store: what the user says, what the environment says, or a database beside the studies."""
+    if tracking or os.environ.get("MLFLOW_TRACKING_URI"):
+        return tracking or os.environ["MLFLOW_TRACKING_URI"]
+    return f"sqlite:///{(studies.resolve().parent / 'mlflow.db').as_posix()}"
+
+
+def run_command(
+    space: Path,
+    *,
+    experiment: str | None,
+    name: str | None,
+    trials: int | None,
+    assignments: Sequence[str],
+    address: str | None,
+    tracking: str | None,
+    studies: Path,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Run a study and say what came out. Exit code 1 if a trial failed, 130 if interrupted."""
+    from gcsearch.tuning.spec import load_study
+    from gcsearch.tuning.study import check_unchanged, run_study
+
+    study = load_study(space, experiment=experiment, name=name, trials=trials, assignments=assignments)
+    directory = studies / study.name
+    check_unchanged(study, directory)
+    if dry_run:
+        if as_json:
+            print_json(study.to_dict() | {"rungs": list(study.experiment.rungs)})
+        else:
+            results.print(dump_yaml(study.to_dict()), markup=False, end="")
+            rungs = ", ".join(f"{rung:,}" for rung in study.stopping.rungs(study.experiment.training.num_images))
+            results.print(f"# Stopping is decided at {rungs or 'no'} images. Nothing was started.", markup=False)
+        return 0
+
+    from gcsearch.tracking import MLflowTracker
+
+    uri = store_uri(tracking, studies)
+    directory.mkdir(parents=True, exist_ok=True)
+    with progress.status("Opening the MLflow store…") if progress.is_terminal else nullcontext():
+        tracker = MLflowTracker(uri, directory, study.name)
+    code = 0
+    try:
+        with LiveView(progress, study.budget.trials) as view:
+            run_study(study, studies, address=address, observers=[view, tracker])
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        if (directory / LEDGER_NAME).exists():
+            write_tables(directory)
+        with progress.status("Writing the rest to MLflow…") if progress.is_terminal else nullcontext():
+            tracker.close(timeout_s=5.0 if code == 130 else 30.0)
+
+    outcome = open_results(directory)
+    if as_json:
+        print_json(study_json(outcome))
+    else:
+        _print_end(outcome, is_interrupted=code == 130, uri=uri, command=_command(space, name))
+    return code or (1 if outcome.counts().get("failed") else 0)
+
+
+def _command(space: Path, name: str | None) -> str:
+    return f"gcsearch run {space}" + (f" --name {name}" if name else "")
+
+
+def _print_end(outcome: StudyResults, *, is_interrupted: bool, uri: str, command: str) -> None:
+    rows = outcome.rows()
+    results.print(leaderboard(outcome, rows[:MAX_ROWS]))
+    if len(rows) > MAX_ROWS:
+        results.print(f"and {len(rows) - MAX_ROWS} more: gcsearch show {outcome.name}", style="dim")
+    counts = ", ".join(f"{count} {state}" for state, count in outcome.counts().items())
+    progress.print(f"Trials: {counts or 'none'}.")
+    _print_failures(outcome)
+    progress.print(f"Saved: {outcome.directory}/ (ledger, tables, checkpoints, samples); MLflow: {uri}", soft_wrap=True)
+    if is_interrupted:
+        progress.print(f"Interrupted. Nothing is lost; to resume:  [bold]{command}[/bold]", soft_wrap=True)
+    else:
+        progress.print("Next:", style="bold")
+        progress.print(f"  gcsearch export {outcome.name}   # the best recipe, its weights and samples")
+        progress.print("  gcsearch ui                      # compare the trials in MLflow")
+
+
+def _print_failures(outcome: StudyResults) -> None:
+    for record in outcome.state.of_state("failed", "diverged"):
+        progress.print(f"{record.trial} {record.state}: {record.reason}", style="yellow", markup=False, soft_wrap=True)
+
+
+def show_command(study: str | None, studies: Path, *, as_json: bool) -> None:
+    """List studies, or show one."""
+    if study is None:
+        found = list(all_results(studies))
+        if as_json:
+            print_json({"studies": [study_json(one) | {"trials": len(one.state.trials)} for one in found]})
+        elif not found:
+            results.print(f"No studies in {studies}/. Start one: gcsearch run search_spaces/mu_schedule.yaml")
+        else:
+            results.print(study_list(found))
+        return
+    outcome = open_results(study, studies)
+    if as_json:
+        print_json(study_json(outcome))
+        return
+    results.print(leaderboard(outcome, outcome.rows()))
+    results.print(_costs(outcome))
+    _print_failures(outcome)
+
+
+def _costs(outcome: StudyResults) -> Table:
+    """What the study has cost so far."""
+    last = [record.results[-1].metrics for record in outcome.state.trials.values() if record.results]
+    images = sum(record.images for record in outcome.state.trials.values())
+    full = len(outcome.state.trials) * int(outcome.state.study["horizon_images"])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for heading in ("states", "images trained", "of full-length trials", "training", "evaluation"):
+        table.add_column(heading)
+    table.add_row(
+        ", ".join(f"{count} {state}" for state, count in outcome.counts().items()),
+        f"{images:,}",
+        f"{100 * images / full:.0f} %" if full else "-",
+        duration_text(sum(metrics.get("cost/train_seconds", 0.0) for metrics in last)),
+        duration_text(sum(metrics.get("cost/evaluation_seconds", 0.0) for metrics in last)),
+    )
+    return table
+
+
+def export_command(study: str, trial: str | None, output: Path | None, studies: Path, *, as_json: bool) -> None:
+    """Export the winner or one trial."""
+    from gcsearch.export import export_trial, score_text
+
+    outcome = open_results(study, studies)
+    folder = output or Path("exports") / outcome.name
+    record = export_trial(outcome, folder, trial)
+    if as_json:
+        files = sorted(str(path) for path in folder.iterdir())
+        print_json({"study": outcome.name, "trial": record.trial, "directory": str(folder), "files": files})
+        return
+    results.print(f"Trial {record.trial} of {outcome.name}, {score_text(outcome, record)}, is in {folder}/:")
+    for path in sorted(folder.iterdir()):
+        results.print(f"  {path.name}")
+    progress.print("Next:", style="bold")
+    progress.print(f"  gcsearch sample {folder} --num 64   # draw samples")
+    progress.print(f"  gcsearch train {folder}/best.yaml   # train the recipe again")
+
+
+def sync_command(study: str, tracking: str | None, studies: Path) -> int:
+    """Write a ledger into MLflow. Exit code 1 if something could not be written."""
+    from gcsearch.tracking import MLflowTracker
+
+    outcome = open_results(study, studies)
+    uri = store_uri(tracking, studies)
+    tracker = MLflowTracker(uri, outcome.directory, outcome.name)
+    events = read_events(outcome.directory / LEDGER_NAME)
+    for event in events:
+        tracker.on_event(event)
+    left = tracker.close(timeout_s=600.0)
+    results.print(f"{len(events) - left} of {len(events)} events of {outcome.name} are in {uri}.")
+    return 1 if left else 0
+
+
+def ui_command(tracking: str | None, studies: Path, port: int) -> None:
+    """Serve the MLflow page until Ctrl-C."""
+    from gcsearch.tracking.ui import deep_links, serve
+
+    uri = store_uri(tracking, studies)
+    database = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not database.is_file():
+        raise StudyError(f"ui: there is no MLflow store at {database}. Run a study first, or name one with --tracking.")
+    if uri.startswith(("http://", "https://")):
+        raise TrackingError(f"ui: {uri} is a server that has its own page. Open it in a browser.")
+    with serve(uri, port) as (url, process):
+        results.print(f"MLflow: [bold]{url}/?workflowType=machine_learning[/bold]   (Ctrl-C stops it)")
+        for label, link in deep_links(uri, url):
+            results.print(f"  {label}:\n    {link}", markup=False)
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            return

@@ -1,0 +1,122 @@
+"""The commands about single trainings: train, sample."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from gcsearch.analysis.results import open_results, write_tables
+from gcsearch.cli.console import print_json, progress, results
+from gcsearch.cli.live import LiveView
+from gcsearch.cli.tables import leaderboard, study_json
+from gcsearch.config import find_experiment, load_experiment
+from gcsearch.errors import ConfigError
+
+
+def train_command(
+    name: str, assignments: Sequence[str], output: Path | None, num_threads: int, device: str, *, as_json: bool
+) -> int:
+    """Train one experiment. Exit code 1 if it diverged, 130 if interrupted."""
+    from gcsearch.training.session import available_device, run_training
+
+    if num_threads < 1:
+        raise ConfigError(f"--cpus-per-worker must be at least 1, got {num_threads}.")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device must be auto, cpu or cuda, got '{device}'.")
+    if device == "cuda" and available_device() != "cuda":
+        raise ConfigError("--device cuda: this machine has no CUDA device. Use --device cpu.")
+    experiment = load_experiment(find_experiment(name), assignments)
+    directory = output or Path("runs") / experiment.name
+    with LiveView(progress, 1) as view, _interruptible() as interrupted:
+        outcome = run_training(
+            experiment,
+            directory,
+            device=available_device() if device == "auto" else device,
+            num_threads=num_threads,
+            should_stop=lambda: bool(interrupted),
+            on_event=view.on_event,
+            on_progress=view.on_progress,
+        )
+    write_tables(directory)
+    study = open_results(directory)
+    if as_json:
+        print_json(study_json(study))
+    else:
+        results.print(leaderboard(study, study.rows()))
+        progress.print(f"Saved: {directory}/ (ledger, tables, checkpoints, samples)")
+    if outcome.state == "stopped":
+        progress.print("Interrupted. Nothing is lost; run the same command again to resume.")
+        return 130
+    if outcome.state == "diverged":
+        progress.print(f"Diverged: {outcome.reason}", style="yellow", markup=False, soft_wrap=True)
+        return 1
+    if not as_json:
+        progress.print("Next:", style="bold")
+        progress.print(f"  gcsearch sample {directory}/checkpoints/latest.pt")
+        progress.print(f"  gcsearch export {directory}")
+    return 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Ctrl-C asks the training to stop after its step; a second one ends the process at once."""
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def sample_command(
+    path: Path, num: int, steps: int, levels: str | None, seed: int | None, output: Path | None, *, as_json: bool
+) -> None:
+    """Draw samples to a grid, a folder of images, or a table of points."""
+    from gcsearch.export import load_model, steps_sampler
+    from gcsearch.metrics.grid import write_png
+
+    model = load_model(path)
+    sampler = steps_sampler(model.experiment, steps, _levels(levels))
+    chosen_seed = model.experiment.evaluation.seed if seed is None else seed
+    samples = model.sample(num, seed=chosen_seed, sampler=sampler)
+    is_image = samples.ndim == 4
+    target = output or Path("samples.png" if is_image else "samples.csv")
+    if not is_image:
+        if target.suffix != ".csv":
+            raise ConfigError(f"--output {target}: samples of this model are points; name a .csv file.")
+        text = "\n".join(",".join(f"{value:.8g}" for value in row) for row in samples.flatten(1).tolist())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text + "\n", encoding="utf-8")
+    elif target.suffix == ".png":
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_png(target, samples)
+    elif target.suffix:
+        raise ConfigError(f"--output {target}: must be a .png file for a grid, or a folder for single images.")
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        for index in range(num):
+            write_png(target / f"{index:06d}.png", samples[index : index + 1], columns=1, scale=1)
+    if as_json:
+        print_json({"output": str(target), "num": num, "steps": sampler.num_evaluations, "seed": chosen_seed})
+    else:
+        count = sampler.num_evaluations
+        results.print(f"{num} samples, {count} network evaluation(s) each, seed {chosen_seed}: {target}")
+
+
+def _levels(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--levels must be numbers with commas, for example 0.8,0.2, got '{text}'.") from None
