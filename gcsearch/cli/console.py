@@ -39,7 +39,9 @@ def print_json(data: dict[str, Any]) -> None:
 
 def images_text(images: float) -> str:
     """Number of images, short: 96000 is ``96k``."""
-    return f"{images / 1000:.4g}k" if images >= 1000 else f"{images:g}"
+    if images < 1000:
+        return f"{images:g}"
+    return f"{images / 1000:.0f}k" if images < 10_000_000 else f"{images / 1e6:.1f}M"
 
 
 def duration_text(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
@@ -18,6 +19,8 @@ from gcsearch.cli.tables import cells, headings, state_text
 from gcsearch.ledger import ENDED, Event, StudyState, TrialRecord
 
 FRAMES_PER_SECOND = 4
+WIDE = 116
+"""Columns from which progress bars and speeds are shown."""
 
 
 class LiveView:
@@ -35,8 +38,8 @@ class LiveView:
         self._speeds: dict[str, float] = {}
         self._images: dict[str, int] = {}
         self._started = time.monotonic()
-        self._ended_before: int | None = None
-        self._is_past = True
+        self._opened = datetime.now(UTC)
+        self._ended_before = 0
         self._lock = threading.Lock()
         self._live = (
             Live(
@@ -59,24 +62,17 @@ class LiveView:
         if self._live:
             self._live.stop()
 
-    def begin(self) -> None:
-        """From now on events are news; those before came from an earlier run of the study."""
-        self._is_past = False
-        self._ended_before = sum(1 for _ in self.state.of_state(*ENDED))
-
     def on_event(self, event: Event) -> None:
         """Take an event; print it if there is no terminal."""
         with self._lock:
             self.state.apply(event)
             if "trial" in event:
                 self._images[event["trial"]] = self.state.trials[event["trial"]].images
-        if event["event"] == "study_started":
-            # Events of earlier runs are replayed before the present run announces itself.
-            self.begin()
-        if self._live is None and not self._is_past:
-            line = self._line(event)
-            if line:
-                self.console.print(line, soft_wrap=True)
+        if datetime.fromisoformat(event["time"]) < self._opened:
+            # An event of an earlier run, replayed.
+            self._ended_before = sum(1 for _ in self.state.of_state(*ENDED))
+        elif self._live is None and (line := self._line(event)):
+            self.console.print(line, soft_wrap=True)
 
     def on_progress(self, trial: str, images: int, images_per_second: float) -> None:
         """A trial is between two rungs."""
@@ -135,28 +131,35 @@ class LiveView:
 
     def _seconds_left(self, num_ended: int, elapsed: float) -> float | None:
         """Remaining wall time, at this run's rate of trials; None before it has one."""
-        done_here = num_ended - (self._ended_before or 0)
+        done_here = num_ended - self._ended_before
         return elapsed / done_here * (self.num_trials - num_ended) if done_here >= 2 else None
 
     def _table(self) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", expand=False)
-        table.add_column("trial")
-        table.add_column("state", width=11)
-        table.add_column("images", justify="right", width=11)
-        table.add_column("", width=10)
-        table.add_column(self._metric[5:], justify="right", width=8)
-        table.add_column("img/s", justify="right", width=6)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
+        table.add_column("trial", min_width=5)
+        table.add_column("state", min_width=11)
+        table.add_column("images", justify="right", min_width=6)
+        if self._is_wide:
+            table.add_column("", min_width=8, max_width=8)
+        table.add_column(self._metric[5:], justify="right", min_width=7)
+        if self._is_wide:
+            table.add_column("img/s", justify="right", min_width=6)
         for heading in headings(self._keys):
-            table.add_column(heading, no_wrap=True)
-        room = max(4, self.console.height - 7)
-        shown = self._shown(room)
+            table.add_column(heading, no_wrap=True, overflow="ellipsis", min_width=len(heading))
+        # Header, table head and caption, and one line for the prompt that follows.
+        shown = self._shown(max(4, self.console.height - 6))
         for record in shown:
             table.add_row(*self._row(record))
         hidden = len(self.state.trials) - len(shown)
         if hidden > 0:
-            table.caption = f"and {hidden} more; `gcsearch show` lists all"
+            table.caption = f"and {hidden} more"
             table.caption_justify = "left"
         return table
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether there is room for progress bars and speeds beside the parameters."""
+        return self.console.width >= WIDE
 
     def _shown(self, room: int) -> list[TrialRecord]:
         """Running trials first, then completed by rank, then the latest of the others."""
@@ -171,12 +174,9 @@ class LiveView:
         value = record.value(self._metric)
         speed = self._speeds.get(record.trial)
         is_running = record.state == "running"
-        return [
-            record.trial,
-            state_text(record.state),
-            f"{images_text(images)}/{images_text(horizon)}",
-            ProgressBar(total=horizon, completed=min(images, horizon), width=10) if is_running else "",
-            "-" if value is None else f"{value:.3f}",
-            f"{speed:,.0f}" if speed and is_running else "",
-            *cells(record.params, self._keys),
-        ]
+        bar = ProgressBar(total=horizon, completed=min(images, horizon), width=8) if is_running else ""
+        row: list[Any] = [record.trial, state_text(record.state), images_text(images)]
+        row += [bar] if self._is_wide else []
+        row += ["-" if value is None else f"{value:.3f}"]
+        row += [f"{speed:,.0f}" if speed and is_running else ""] if self._is_wide else []
+        return row + cells(record.params, self._keys)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
-import click
 import typer
 
 from gcsearch.errors import GCSearchError
@@ -189,24 +188,17 @@ def ui(
 
 
 def main() -> None:
-    """Entry point: run a command, turn errors into one line and an exit code."""
+    """Entry point: run a command; an error of the user's becomes one line and an exit code."""
     from gcsearch.cli.console import progress, set_up_logging
 
     set_up_logging()
     try:
-        code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        app()
     except GCSearchError as error:
         progress.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        sys.exit(130)
     except BrokenPipeError:
+        # The reader of our output has gone, as in `gcsearch show | head`; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 

@@ -172,7 +172,7 @@ def _rule(error: Any, hint: Any) -> str:
         return " or ".join(options)
     if error["type"] == "literal_error":
         return f"one of {', '.join(map(repr, get_args(hint)))}"
-    if error["type"] in ("too_long", "too_short"):
+    if error["type"] in ("missing", "too_long", "too_short"):
         return _type_words(hint)
     if error["loc"]:
         return f"{_type_words(hint)} ({error['msg'].lower()})"

@@ -139,9 +139,9 @@ def _line(node: CommentedMap | CommentedSeq, key: Any) -> int | None:
     """Line of a key or item, from 1; None for what a merge (``<<``) brought in."""
     try:
         mark = node.lc.key(key) if isinstance(node, CommentedMap) else node.lc.item(key)
+        return int(mark[0]) + 1
     except (KeyError, TypeError):
         return None
-    return int(mark[0]) + 1
 
 
 def _plain(node: Any, path: KeyPath, source: str, places: dict[KeyPath, str]) -> Any:
@@ -179,24 +179,31 @@ def describe(value: Any) -> str:
 
 
 def dump_yaml(data: dict[str, Any]) -> str:
-    """Plain data as block-style YAML with short lists in line, in the order given."""
+    """Plain data as YAML in the order given; what is short and simple stands on one line."""
     yaml = YAML()
-    yaml.width = 110
+    yaml.width = 200
+    yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.representer.ignore_aliases = lambda *_: True
     stream = io.StringIO()
-    yaml.dump(_flow(data), stream)
+    yaml.dump(CommentedMap({key: _styled(value) for key, value in data.items()}), stream)
     return stream.getvalue()
 
 
-def _flow(value: Any) -> Any:
-    """Lists and innermost mappings in flow style, which is how the shipped files are written."""
+def _styled(value: Any, max_width: int = 100) -> Any:
+    """Short mappings, and lists without mappings, in flow style, which is how the shipped files are written."""
     if isinstance(value, dict):
-        mapping = CommentedMap({key: _flow(item) for key, item in value.items()})
-        if value and not any(isinstance(item, dict) for item in value.values()):
+        mapping = CommentedMap({key: _styled(item) for key, item in value.items()})
+        holds_mappings = any(isinstance(item, dict) for inner in value.values() for item in _items(inner))
+        if value and not holds_mappings and len(repr(value)) <= max_width:
             mapping.fa.set_flow_style()
         return mapping
     if isinstance(value, list):
-        sequence = CommentedSeq([_flow(item) for item in value])
-        sequence.fa.set_flow_style()
+        sequence = CommentedSeq([_styled(item) for item in value])
+        if not any(isinstance(item, dict) for item in value):
+            sequence.fa.set_flow_style()
         return sequence
     return value
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -138,7 +138,11 @@ class Experiment:
                 f"must be at most training.num_images = {self.training.num_images}, got {self.evaluation.every_images}",
             )
         sampler, process = self.evaluation.sampler, self.process
-        if not bool(self.levels.probabilities(process.grid(2)).isfinite().all()):
+        try:
+            grid = process.grid(2)
+        except (RuntimeError, OverflowError):  # sigma_max beyond float32, or rho next to 0
+            raise FieldError("process", f"must have a grid of finite levels, got {spec(process)}") from None
+        if not bool(self.levels.probabilities(grid).isfinite().all()):
             raise FieldError(
                 "levels",
                 f"must put weight between sigma_min = {process.sigma_min} and sigma_max = {process.sigma_max}, got "

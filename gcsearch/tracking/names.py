@@ -90,7 +90,9 @@ def number(value: Any, *, digits: int) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, float):
-        return re.sub(r"e([+-])0+(?=\d)", r"e\1", f"{value:.{digits}g}")
+        # %g would write 1.9e-4 as 0.00019.
+        text = f"{value:.{digits - 1}e}" if 0 < abs(value) < 1e-3 else f"{value:.{digits}g}"
+        return re.sub(r"(\.\d*?)0*e", r"\1e", re.sub(r"e([+-])0+(?=\d)", r"e\1", text)).replace(".e", "e")
     return json.dumps(value)
 
 

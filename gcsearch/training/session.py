@@ -42,10 +42,8 @@ def run_training(
     torch.set_num_threads(num_threads)
     metric = experiment.evaluation.metrics[0]
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
-        state = StudyState()
-        for event in read_events(directory / LEDGER_NAME):
-            state.apply(event)
-            on_event(event)
+        events = read_events(directory / LEDGER_NAME)
+        state = StudyState(events)
 
         def write(event: str, **fields: Any) -> None:
             record = ledger.append(event, **fields)
@@ -68,6 +66,8 @@ def run_training(
             reported_images=state.trials[TRIAL].images if TRIAL in state.trials else 0,
         )
         trainer.check_checkpoint()
+        for event in events:
+            on_event(event)
         goal = "minimize" if metric.lower_is_better else "maximize"
         write(
             "study_started",

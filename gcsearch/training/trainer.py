@@ -237,11 +237,12 @@ class Trainer:
             results=[dataclasses.asdict(result) for result in self.results],
             counters=dict(self.counters),
         ).save(path)
-        self._keep_best(path)
+        self._keep_best()
 
-    def _keep_best(self, path: Path) -> None:
+    def _keep_best(self) -> None:
         """Copy the latest checkpoint beside it as the best one, if it was written at the best rung so far."""
-        if not self.results or self.counters["window_steps"] > 0:
+        path = self.latest_path
+        if path is None or not self.results or self.counters["window_steps"] > 0:
             return
         first = self.experiment.evaluation.metrics[0].name
         metrics = self.results[-1].metrics
@@ -278,7 +279,7 @@ class Trainer:
         self.counters = dict(checkpoint.counters)
         for stored in checkpoint.results:
             self.results.append(Result(**stored))
-        self._keep_best(path)  # the process may have died between the two files
+        self._keep_best()  # the process may have died between the two files
         for result in self.results:
             if result.images > self.reported_images:
                 self.report(result)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gcsearch.config.documents import dump_yaml
+from gcsearch.errors import ConfigError
 from gcsearch.ledger import Event, LedgerWriter, StudyState, TrialRecord
 from gcsearch.tuning.samplers import Observation, RandomChooser, drawn_from
 from gcsearch.tuning.space import FixedChooser
 from gcsearch.tuning.spec import StudySpec
-from gcsearch.tuning.stopping import comparable
+from gcsearch.tuning.stopping import GO_ON, Decision, comparable
 
 
 class Observer(Protocol):
@@ -68,13 +69,30 @@ class Driver:
         """Start the next trial: one that an earlier driver left unfinished, or a new suggestion; None at the end."""
         if self.is_stopping:
             return None
-        for record in self.state.trials.values():
-            if record.state in ("running", "interrupted") and record.trial not in self.active:
-                return self._start(record.trial, record.params)
-        if self.budget_is_spent():
-            return None
-        number = len(self.state.trials)
-        return self._start(f"{number:04d}", self._suggest(number))
+        self.settle()
+        started = None
+        for record in self._left_over():
+            if started := self._start(record.trial, record.params):
+                return started
+        while started is None and not self.budget_is_spent():
+            number = len(self.state.trials)
+            started = self._start(f"{number:04d}", self._suggest(number))
+        return started
+
+    def settle(self) -> None:
+        """Make the decisions that an earlier driver died before it recorded.
+
+        A trainer does not report again what the ledger has, so a trial that was to stop at its last rung would go on.
+        """
+        for record in self._left_over():
+            decision = self._decide(record)
+            if decision.stop:
+                self.end(record.trial, "stopped", decision.reason)
+
+    def _left_over(self) -> list[TrialRecord]:
+        """Trials that an earlier driver left unfinished."""
+        unfinished = self.state.of_state("running", "interrupted")
+        return [record for record in unfinished if record.trial not in self.active]
 
     def has_work(self) -> bool:
         """Whether `next_trial` would start one."""
@@ -107,20 +125,31 @@ class Driver:
             for record in self.state.trials.values()
         ]
 
-    def _scores(self, record: TrialRecord) -> dict[int, float]:
-        """Score at each rung, lower is better; a diverged trial has the worst score at every later rung."""
+    def _scores(self, record: TrialRecord, until: str | None = None) -> dict[int, float]:
+        """Score at each rung, lower is better; a diverged trial has the worst score at every later rung.
+
+        Args:
+            record: The trial.
+            until: Time of the ledger after which nothing counts.
+        """
         objective = self.study.objective
         scores = {}
         for result in record.results:
             value = result.metrics.get(objective.key)
-            if value is not None:
+            if value is not None and (until is None or result.time <= until):
                 scores[result.images] = objective.loss(value)
-        if record.state == "diverged":
+        if record.state == "diverged" and (until is None or (record.ended or "") <= until):
             scores |= {rung: math.inf for rung in self.study.experiment.rungs if rung > record.images}
         return scores
 
-    def _start(self, trial: str, params: dict[str, Any]) -> TrialRecord:
-        experiment = self.study.experiment_of(params)
+    def _start(self, trial: str, params: dict[str, Any]) -> TrialRecord | None:
+        """Start a trial; one whose values are illegal together fails at once, and then there is none."""
+        try:
+            experiment = self.study.experiment_of(params)
+        except ConfigError as error:
+            self.write("trial_started", trial=trial, kind="trial", params=params)
+            self.end(trial, "failed", str(error))
+            return None
         config = experiment.to_dict()
         path = self.trial_directory(trial) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +181,9 @@ class Driver:
                 observer.on_progress(trial, images, speed)
         elif "samples" in report:
             images, name = report["samples"]
-            self.write("samples", trial=trial, images=images, path=f"trials/{trial}/samples/{name}")
+            path = f"trials/{trial}/samples/{name}"
+            if self.state.trials[trial].samples.get(images) != path:  # written again after a resume
+                self.write("samples", trial=trial, images=images, path=path)
         elif "result" in report:
             return self._on_result(trial, report["result"])
         elif "outcome" in report:
@@ -161,24 +192,30 @@ class Driver:
 
     def _on_result(self, trial: str, result: dict[str, Any]) -> bool:
         record, images = self.state.trials[trial], result["images"]
-        if images > record.images:
-            self.write("result", trial=trial, images=images, metrics=result["metrics"], identities=result["identities"])
-            self.write("checkpoint", trial=trial, images=images, path=f"trials/{trial}/checkpoints/latest.pt")
-        horizon = self.study.experiment.training.num_images
-        if images >= horizon:
-            return False
-        score = self.study.objective.loss(result["metrics"][self.study.objective.key])
-        decision = self.study.stopping.decide(trial, images, score, self.rung_table(record), horizon)
+        if images <= record.images:
+            return False  # the ledger has it, and what was decided on it
+        self.write("result", trial=trial, images=images, metrics=result["metrics"], identities=result["identities"])
+        self.write("checkpoint", trial=trial, images=images, path=f"trials/{trial}/checkpoints/latest.pt")
+        decision = self._decide(record)
         if decision.stop:
             self.end(trial, "stopped", decision.reason)
         return decision.stop
 
-    def rung_table(self, record: TrialRecord) -> dict[int, dict[str, float]]:
-        """Scores of the trials that `record` may be compared with, by rung."""
+    def _decide(self, record: TrialRecord) -> Decision:
+        """The stopping rule's decision at the trial's last rung, on what was known when it got there."""
+        horizon = self.study.experiment.training.num_images
+        scores = self._scores(record)
+        if record.images not in scores or record.images >= horizon:
+            return GO_ON
+        table = self.rung_table(record, until=record.results[-1].time)
+        return self.study.stopping.decide(record.trial, record.images, scores[record.images], table, horizon)
+
+    def rung_table(self, record: TrialRecord, until: str | None = None) -> dict[int, dict[str, float]]:
+        """Scores of the trials that `record` may be compared with, by rung; known at a time, or now."""
         trials = [(other.trial, other.params) for other in self.state.trials.values()]
         table: dict[int, dict[str, float]] = {}
         for other in sorted(comparable(self.study.within, record.params, trials)):
-            for images, score in self._scores(self.state.trials[other]).items():
+            for images, score in self._scores(self.state.trials[other], until).items():
                 table.setdefault(images, {})[other] = score
         return table
 

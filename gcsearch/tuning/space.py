@@ -46,6 +46,10 @@ class Range:
         """Both ends."""
         return self.low, self.high
 
+    def probes(self) -> tuple[float, ...]:
+        """Values to try before a search: the ends, and the second integer, which finds fields that must be even."""
+        return (*self.extremes(), self.low + 1) if self.is_integer and self.low + 1 < self.high else self.extremes()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
@@ -107,6 +111,9 @@ class Space:
             if all(matches(document, key, wanted) for key, wanted in entry.when.items()):
                 value = _draw(entry.node, entry.key, entry.key, chooser, params)
                 document = document.with_values({entry.key: value}, entry.place)
+                path = tuple(entry.key.split("."))
+                for length in range(1, len(path)):  # sections that only the space mentions
+                    document.places.setdefault(path[:length], entry.place)
         return params, document
 
     def variations(self, base: Document) -> Iterator[dict[str, Any]]:
@@ -136,8 +143,8 @@ class Space:
                     break
             else:
                 raise ConfigError(
-                    f"{entry.place}: space.{entry.key}.when: {key} must be something that the experiment or the space "
-                    f"can take, got {describe(wanted)}. Correct the condition, or leave {entry.key} out."
+                    f"{entry.place}: space.{entry.key}.when: {key} must be a key and value that the experiment or the "
+                    f"space can take, got {describe(wanted)}. {_nearest(key, Experiment.from_document(base).to_dict())}"
                 )
         return context
 
@@ -145,6 +152,10 @@ class Space:
         """Copy in which the named ranges are continuous, though their ends were written as integers."""
         entries = (replace(entry, node=_with_real(entry.node, entry.key, names)) for entry in self.entries)
         return Space(tuple(entries))
+
+    def place(self, key: str) -> str:
+        """Where the entry of a parameter is written; the last one if it is drawn by several."""
+        return [entry.place for entry in self.entries if f"{key}.".startswith(f"{entry.key}.")][-1]
 
     def has(self, key: str) -> bool:
         """Whether `key` is one of the entries."""
@@ -169,7 +180,7 @@ def _draw(node: Node, key: str, name: str, chooser: Chooser, params: Params) -> 
 
 def _variations(node: Node, name: str) -> Iterator[dict[str, Any]]:
     if isinstance(node, Range):
-        yield from ({name: value} for value in node.extremes())
+        yield from ({name: value} for value in node.probes())
         return
     for option in node.options:
         yield {name: option.label}
@@ -196,16 +207,28 @@ def _with_real(node: Node, name: str, names: frozenset[str]) -> Node:
 def matches(document: Document, key: str, wanted: Any) -> bool:
     """Whether the assembled experiment has the wanted value, or one of the wanted values, at `key`."""
     try:
-        value = _lookup(document.data, key)
+        value = lookup(document.data, key)
     except KeyError:  # not written, so its default counts
         try:
-            value = _lookup(Experiment.from_document(document).to_dict(), key)
+            value = lookup(Experiment.from_document(document).to_dict(), key)
         except KeyError:
             return False
+    if isinstance(value, dict) and "name" in value:
+        value = value["name"]
     return any(value == one for one in (wanted if isinstance(wanted, list) else [wanted]))
 
 
-def _lookup(data: Any, key: str) -> Any:
+def _nearest(key: str, config: dict[str, Any]) -> str:
+    """Suggestion for a key that means nothing, from the section it starts with; the value if it means something."""
+    try:
+        return f"It is {describe(lookup(config, key))} in the experiment."
+    except KeyError:
+        section = key.split(".")[0]
+        fields = config[section] if isinstance(config.get(section), dict) else None
+        return suggestion(key, [f"{section}.{name}" for name in fields] if fields else config)
+
+
+def lookup(data: Any, key: str) -> Any:
     """Value at a dotted key; a component written as its bare name has that name and nothing else.
 
     Raises:
@@ -238,9 +261,11 @@ class FixedChooser:
 
     def number(self, name: str, node: Range) -> float:
         given = self._given(name)
-        if given is not MISSING:
-            return float(given)
-        return self.otherwise.number(name, node) if self.otherwise else node.low
+        if given is MISSING:
+            return self.otherwise.number(name, node) if self.otherwise else node.low
+        if isinstance(given, bool) or not isinstance(given, int | float):
+            raise ConfigError(f"{parameter_key(name)} must be a number, got {describe(given)}.")
+        return float(given)
 
     def option(self, name: str, node: Choice) -> Any:
         given = self._given(name)
@@ -291,7 +316,21 @@ def parse_space(spec: Any, document: Document, path: KeyPath = ("space",)) -> Sp
             raise ConfigError(f"{place}: space.{key}.when must be a mapping of keys to values, got {describe(when)}.")
         node = {name: inner for name, inner in value.items() if name != "when"} if isinstance(value, dict) else value
         entries.append(Entry(key=key, node=_parse_node(node, document, at), when=when, place=place))
-    return Space(tuple(entries))
+    space = Space(tuple(entries))
+    _check_overlaps(space)
+    return space
+
+
+def _check_overlaps(space: Space) -> None:
+    """A key inside another one must be drawn after it, or the whole would replace the part without a word."""
+    entries = space.in_order()
+    for index, part in enumerate(entries):
+        for whole in entries[index + 1 :]:
+            if part.key.startswith(f"{whole.key}."):
+                raise ConfigError(
+                    f"{part.place}: space.{part.key} must come after space.{whole.key}, which replaces all of "
+                    f"'{whole.key}'. Move it below, or into the options of {whole.key}."
+                )
 
 
 def _is_node(value: Any) -> bool:
@@ -348,10 +387,10 @@ def _parse_choice(spec: dict[str, Any], document: Document, path: KeyPath) -> Ch
     return Choice(options=tuple(options))
 
 
-def _label(constant: dict[str, Any], names: Sequence[str]) -> str:
+def _label(constant: dict[str, Any], names: Sequence[Any]) -> str:
     """A component's name; with its constants if several options share the name."""
     name = str(constant["name"])
     if names.count(constant["name"]) == 1:
         return name
     fields = ", ".join(f"{key}={value}" for key, value in constant.items() if key != "name")
-    return f"{name}({fields})"
+    return f"{name}({fields})" if fields else name

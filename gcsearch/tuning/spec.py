@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gcsearch.config import Document, Experiment, build_settings, find_experiment, read_document
+from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.registry import spec
 from gcsearch.tuning.samplers import Recorder, RungAwareTPE, SearchSampler
-from gcsearch.tuning.space import FixedChooser, Params, Range, Space, parse_space
+from gcsearch.tuning.space import FixedChooser, Params, Range, Space, label_of, lookup, parameter_key, parse_space
 from gcsearch.tuning.stopping import ASHA, NoStopping, Stopping
 
 
@@ -201,7 +202,9 @@ def load_study(
     if not study_name.strip() or "/" in study_name or study_name.startswith("."):
         raise ConfigError(f"{document.where(('name',))}: name must be usable as a folder, got {study_name!r}.")
     sections = {"budget": Budget, "search": Search, "resources": Resources, "objective": Objective}
-    settings = {key: build_settings(cls, document.data.get(key, {}), document, (key,)) for key, cls in sections.items()}
+    settings: dict[str, Any] = {
+        key: build_settings(cls, document.data.get(key, {}), document, (key,)) for key, cls in sections.items()
+    }
     if trials is not None:
         settings["budget"] = build_settings(
             Budget, {**spec(settings["budget"]), "trials": trials}, Document({}, "--trials"), ("budget",)
@@ -230,28 +233,29 @@ def load_study(
 def _validated(space: Space, base: Document) -> frozenset[str]:
     """Build every variation once; names of the ranges whose field is a real number."""
     real = set()
-    for values in space.variations():
+    for values in space.variations(base):
         recorder = Recorder(FixedChooser(values))
-        params, document = space.draw(recorder, base)
+        _, document = space.draw(recorder, base)
         config = Experiment.from_document(document).to_dict()
+        names: dict[str, str] = {}
         for name, (_, node) in recorder.drawn.items():
-            key = _parameter(name)
-            if isinstance(node, Range) and key in params and isinstance(_lookup(config, key), float):
+            key = parameter_key(name)
+            if key in names:
+                raise ConfigError(
+                    f"{space.place(key)}: space: {key} must be varied in one place, it is varied twice. Remove it "
+                    "here, or from the options of the component."
+                )
+            names[key] = name
+            if not isinstance(node, Range):
+                continue
+            if isinstance(lookup(config, key), float):
                 real.add(name)
+            elif not node.is_integer:
+                raise ConfigError(
+                    f"{space.place(key)}: space: {key} must be an integer, so min and max must be written as integers, "
+                    f"got {node.low} and {node.high}."
+                )
     return frozenset(real)
-
-
-def _parameter(name: str) -> str:
-    from gcsearch.tuning.space import parameter_key
-
-    return parameter_key(name)
-
-
-def _lookup(config: dict[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value[part]
-    return value
 
 
 def _check(study: StudySpec, document: Document) -> None:
@@ -308,21 +312,19 @@ def _check_start(study: StudySpec, params: Params, document: Document, index: in
     """Every given parameter must exist, and the trial must build."""
     at = ("search", "start_from", index)
     recorder = Recorder(FixedChooser(params))
-    drawn, _ = study.space.draw(recorder, study.base)
+    try:
+        drawn, _ = study.space.draw(recorder, study.base)
+    except ConfigError as error:
+        raise ConfigError(f"{document.where(at)}: search.start_from: {error}") from None
     for key, value in params.items():
+        place = document.where((*at, key))
         if key not in drawn:
             raise ConfigError(
-                f"{document.where((*at, key))}: search.start_from has '{key}', which this trial does not have. "
-                f"{suggestion(key, drawn)}"
+                f"{place}: search.start_from has '{key}', which this trial does not have. {suggestion(key, drawn)}"
             )
-        if drawn[key] != value:
-            raise ConfigError(
-                f"{document.where((*at, key))}: search.start_from: {key} must be a value of the space, got {value!r}."
-            )
-        node = next(node for name, (_, node) in recorder.drawn.items() if _parameter(name) == key)
+        if drawn[key] != label_of(value):
+            raise ConfigError(f"{place}: search.start_from: {key} must be a value of the space, got {describe(value)}.")
+        node = next(node for name, (_, node) in recorder.drawn.items() if parameter_key(name) == key)
         if isinstance(node, Range) and not node.low <= value <= node.high:
-            raise ConfigError(
-                f"{document.where((*at, key))}: search.start_from: {key} must be in [{node.low}, {node.high}], "
-                f"got {value}."
-            )
+            raise ConfigError(f"{place}: search.start_from: {key} must be in [{node.low}, {node.high}], got {value}.")
     study.experiment_of(params)

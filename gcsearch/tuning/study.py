@@ -60,6 +60,7 @@ def run_study(
         _write_study_file(study, directory)
         driver.write("study_started", study=study.name, study_id=_study_id(driver.state), **provenance(study))
         try:
+            driver.settle()
             if driver.has_work():
                 with ray_cluster(address) as available:
                     _run_tune(driver, concurrency(study.resources, available))
