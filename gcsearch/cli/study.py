@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -80,12 +82,8 @@ def run_command(
     if as_json:
         print_json(study_json(outcome))
     else:
-        _print_end(outcome, is_interrupted=code == 130, uri=uri, command=_command(space, name))
+        _print_end(outcome, is_interrupted=code == 130, uri=uri, command=shlex.join(["gcsearch", *sys.argv[1:]]))
     return code or (1 if outcome.counts().get("failed") else 0)
-
-
-def _command(space: Path, name: str | None) -> str:
-    return f"gcsearch run {space}" + (f" --name {name}" if name else "")
 
 
 def _print_end(outcome: StudyResults, *, is_interrupted: bool, uri: str, command: str) -> None:

@@ -48,7 +48,7 @@ def state_text(state: str) -> Text:
 def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
     """Trials of a study, best first."""
     keys = results.state.study["keys"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
     metric = results.metric.removeprefix("eval/")
     extractor = results.extractor()
     title = f"{metric} ({extractor})" if extractor else metric
@@ -56,7 +56,7 @@ def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
     table.add_column("trial")
     table.add_column(title, justify="right", no_wrap=True)
     table.add_column("images", justify="right")
-    table.add_column("state")
+    table.add_column("state", no_wrap=True, min_width=11)
     for heading in headings(keys):
         table.add_column(heading)
     for row in rows:

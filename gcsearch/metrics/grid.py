@@ -17,7 +17,7 @@ from gcsearch.metrics.files import replacing
 GREY: Final = 128
 """Level of the separators and of places without an image."""
 
-VISIBLE_SIZE: Final = 32
+VISIBLE_SIZE: Final = 64
 """Images smaller than this many pixels are enlarged by default."""
 
 
@@ -27,7 +27,7 @@ def sample_grid(images: Tensor, columns: int = 8, scale: int | None = None) -> n
     Args:
         images: uint8, (N, C, H, W), with one (grey) or three (RGB) channels.
         columns: Images per row; fewer images make a single, shorter row.
-        scale: Side of the square that a pixel becomes; by default, what makes small images 32 pixels high.
+        scale: Side of the square that a pixel becomes; by default, what makes small images 64 pixels high.
 
     Returns:
         Pixels (height, width) for grey or (height, width, 3) for RGB images.

@@ -24,9 +24,7 @@ from gcsearch.tuning.spec import Resources
 assert gcsearch.config
 assert gcsearch.tuning.spec
 
-EVERY = [
-    pytest.param(kind, name, id=f"{kind}-{name}") for kind, table in sorted(registries.items()) for name in table
-]
+EVERY = [pytest.param(kind, name, id=f"{kind}-{name}") for kind, table in sorted(registries.items()) for name in table]
 
 
 def legal_neighbours(cls):

@@ -1,6 +1,8 @@
 """Experiments: files in, components out; fingerprints; what a user's mistakes look like."""
 
 import dataclasses
+import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -86,7 +88,11 @@ def test_a_section_is_a_name_or_a_mapping_and_without_a_name_the_default(load):
         ("network.width=8", lambda e: e.network, MLP(width=8)),
         ("training.num_images=1e5", lambda e: e.training.num_images, 100_000),
         ("evaluation.sampler=multistep", lambda e: e.evaluation.sampler, Multistep()),
-        ("evaluation.sampler={name: multistep, levels: [2, 1]}", lambda e: e.evaluation.sampler.levels, (2.0, 1.0)),
+        (
+            "evaluation.sampler={name: multistep, levels: [2, 1]}",
+            lambda e: e.evaluation.sampler,
+            Multistep(levels=(2.0, 1.0)),
+        ),
         ("evaluation.metrics=[kid]", lambda e: [metric.name for metric in e.evaluation.metrics], ["kid"]),
         ("name=other", lambda e: e.name, "other"),
     ],
@@ -131,8 +137,8 @@ MISTAKES = {
     "infinite integer": ("seed: .inf", "FILE:3: seed must be an integer, got inf."),
     "infinite number": ("optimizer: {lr: .inf}", "FILE:3: optimizer.lr must be finite, got inf."),
     "overflowing number": ("optimizer: {lr: 1e400}", "FILE:3: optimizer.lr must be finite, got inf."),
-    "no number": ("optimizer: {lr: .nan}", "FILE:3: optimizer.lr must be > 0, got nan."),
-    "no number in a list": ("optimizer: {betas: [.nan, 0.5]}", "FILE:3: optimizer.betas must be in [0, 1), got [nan, 0.5]."),
+    "no number": ("optimizer: {lr: .nan}", "FILE:3: optimizer.lr must be finite, got nan."),
+    "no number in a list": ("optimizer: {betas: [.nan, 0.5]}", "FILE:3: optimizer.betas must be finite, got [nan, 0.5]."),
     "number for truth": ("training: {compile: 1}", "FILE:3: training.compile must be true or false, got 1."),
     "yaml 1.1 truth": ("training: {compile: on}", "FILE:3: training.compile must be true or false, got 'on'."),
     "literal": ("training: {precision: fp16}", "FILE:3: training.precision must be one of 'fp32', 'bf16', got 'fp16'."),
@@ -318,11 +324,15 @@ def replaced(data, path, value):
     if isinstance(data, list):
         return [replaced(item, rest, value) if rest else value if index == head else item
                 if index == head else item for index, item in enumerate(data)]  # fmt: skip
-    return {key: (replaced(item, rest, value) if rest else value) if key == head else item for key, item in data.items()}
+    return {
+        key: (replaced(item, rest, value) if rest else value) if key == head else item for key, item in data.items()
+    }
 
 
 def legal_change(data, path, value):
     for other in others(value, path):
+        if other == value:
+            continue
         try:
             return Experiment.from_dict(replaced(data, path, other))
         except ConfigError:
@@ -380,13 +390,15 @@ def test_fingerprints_do_not_depend_on_the_spelling(load, first, second):
     assert dataclasses.replace(two, name="x") == one
 
 
-def test_a_fingerprint_is_the_same_in_every_process_and_version():
-    # The golden value names checkpoints: if it changes, old ones no longer resume. Change it knowingly.
-    data = {"name": "x", "data": "gaussians_1m2m", "network": {"name": "mlp"}}
-    experiment = Experiment.from_dict(data)
-    assert re.fullmatch("[0-9a-f]{64}", experiment.fingerprint)
-    assert Experiment.from_dict(data).fingerprint == experiment.fingerprint
-    assert experiment.fingerprint != experiment.recipe_fingerprint
+def test_a_fingerprint_is_the_hash_of_the_canonical_configuration_without_its_name():
+    experiment = Experiment.from_dict(RICH["rich"])
+    data = experiment.to_dict()
+    del data["name"]
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    assert experiment.fingerprint == hashlib.sha256(canonical.encode()).hexdigest()
+    del data["seed"]
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    assert experiment.recipe_fingerprint == hashlib.sha256(canonical.encode()).hexdigest()
 
 
 # Back to data -----------------------------------------------------------------------------------------------------
@@ -496,7 +508,9 @@ def test_an_experiment_is_found_by_path_also_relative_to_the_file_that_mentions_
 
 def test_an_unknown_experiment_is_refused_with_the_nearest_name(project, monkeypatch):
     monkeypatch.chdir(project)
-    with pytest.raises(ConfigError, match=r"experiment 'digit': no file .*Did you mean 'digits'\? Known: cifar10, digits"):
+    with pytest.raises(
+        ConfigError, match=r"experiment 'digit': no file .*Did you mean 'digits'\? Known: cifar10, digits"
+    ):
         find_experiment("digit")
     monkeypatch.chdir(project / "elsewhere")
     with pytest.raises(ConfigError, match="Known: none"):

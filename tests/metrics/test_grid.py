@@ -39,7 +39,7 @@ def test_colours_stay_with_their_pixels():
 
 
 def test_small_images_are_enlarged_by_default():
-    assert sample_grid(numbered(64, height=8, width=8)).shape == (8 * 33 - 1, 8 * 33 - 1)
+    assert sample_grid(numbered(64, height=8, width=8)).shape == (8 * 65 - 1, 8 * 65 - 1)
     assert sample_grid(numbered(3, height=64, width=64)).shape == (64, 3 * 65 - 1)
 
 

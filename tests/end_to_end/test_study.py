@@ -1,0 +1,320 @@
+"""Studies on a real local Ray: finished, killed, interrupted, with trials that fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from gcsearch.config import read_document
+from gcsearch.ledger import ENDED, LEDGER_NAME, StudyState, read_events
+
+pytestmark = pytest.mark.slow
+
+EXPERIMENT = """\
+name: tiny
+data: {name: digits}
+network: {name: mlp, width: 16}
+optimizer: {name: lion, lr: 1e-3}
+training: {num_images: 2_048, batch_size: 32}
+evaluation: {every_images: 512, num_samples: 64, metrics: [fid]}
+"""
+
+STUDY = """\
+name: small
+experiment: tiny
+space:
+  coupling.mu: {min: 0.0, max: 1.0}
+  optimizer:
+    values:
+      - {name: lion, lr: {min: 1e-5, max: 1e-2, scale: log}}
+      - {name: adam, lr: {min: 1e-5, max: 1e-2, scale: log}}
+budget: {trials: 6}
+search: {sampler: {name: auto, min_observations: 3}, seed: 1}
+stopping: {name: asha, min_images: 512, factor: 2}
+resources: {concurrent: CONCURRENT}
+"""
+
+SCRIPT = """\
+import sys
+from pathlib import Path
+
+from gcsearch.errors import GCSearchError
+from gcsearch.tuning.spec import load_study
+from gcsearch.tuning.study import run_study
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    try:
+        run_study(load_study(folder / "study.yaml"), folder / "studies")
+    except GCSearchError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+TIMES = ("cost/train_seconds", "cost/evaluation_seconds", "progress/images_per_second")
+
+
+class Studies:
+    """Runs studies in processes of their own, each with its own folder for Ray, and leaves none behind."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.tmp_path = tmp_path
+        self.rays: list[Path] = []
+        self.processes: list[subprocess.Popen[str]] = []
+        (tmp_path / "run.py").write_text(SCRIPT)
+
+    def folder(self, name: str, concurrent: str = "1", old: str = "", new: str = "") -> Path:
+        """A folder with a study to run."""
+        folder = self.tmp_path / name
+        (folder / "experiments").mkdir(parents=True)
+        (folder / "experiments" / "tiny.yaml").write_text(EXPERIMENT)
+        (folder / "study.yaml").write_text(STUDY.replace("CONCURRENT", concurrent).replace(old, new))
+        return folder
+
+    def start(self, folder: Path) -> subprocess.Popen[str]:
+        """Start the study in a folder, or go on with it."""
+        self.rays.append(Path(tempfile.mkdtemp(prefix="gcs-")))  # short: sockets live in it
+        process = subprocess.Popen(
+            [sys.executable, str(self.tmp_path / "run.py"), str(folder)],
+            cwd=folder,
+            env=os.environ | {"RAY_TMPDIR": str(self.rays[-1])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def finish(self, folder: Path) -> StudyState:
+        """Run the study in a folder to its end."""
+        process = self.start(folder)
+        output, _ = process.communicate(timeout=100)
+        assert process.returncode == 0, output
+        return StudyState(events_of(folder))
+
+    def left_over(self) -> list[str]:
+        """Commands of processes that belong to a Ray of ours: its folder is in their command line or environment."""
+        marks = [str(ray).encode() for ray in self.rays]
+        found = []
+        for process in Path("/proc").iterdir():
+            try:
+                command = (process / "cmdline").read_bytes()
+                if any(mark in command + (process / "environ").read_bytes() for mark in marks):
+                    found.append(f"{process.name} {command.replace(bytes(1), b' ').decode(errors='replace')[:150]}")
+            except OSError:
+                continue
+        return found
+
+    def close(self) -> None:
+        """End everything that these studies started."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait(timeout=10)
+        deadline = time.monotonic() + 15
+        while (left := self.left_over()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        for line in left:
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+        for ray in self.rays:
+            shutil.rmtree(ray, ignore_errors=True)
+
+
+@pytest.fixture
+def studies(tmp_path):
+    running = Studies(tmp_path)
+    yield running
+    running.close()
+
+
+def ledger_of(folder):
+    return folder / "studies" / "small" / LEDGER_NAME
+
+
+def events_of(folder):
+    return read_events(ledger_of(folder))
+
+
+def wait_for(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+def wait_for_events(folder, process, count, kind="result"):
+    """Wait until a ledger has so many events of a kind."""
+
+    def has():
+        assert process.poll() is None, process.communicate()[0]
+        return ledger_of(folder).exists() and ledger_of(folder).read_text().count(f'"event": "{kind}"') >= count
+
+    wait_for(has, 90, f"{count} events '{kind}'")
+
+
+def outcome(state):
+    """All of a study but its times."""
+    return {
+        trial: (
+            record.params,
+            record.config,
+            record.state,
+            record.reason,
+            [
+                (result.images, {key: value for key, value in result.metrics.items() if key not in TIMES})
+                for result in record.results
+            ],
+        )
+        for trial, record in state.trials.items()
+    }
+
+
+def check_ledger(folder):
+    ended, results = set(), set()
+    for event in events_of(folder):
+        trial, kind = event.get("trial"), event["event"]
+        if kind == "trial_started":
+            assert trial not in ended
+        if kind == "result":
+            assert (trial, event["images"]) not in results
+            results.add((trial, event["images"]))
+        if kind == "trial_ended" and event["state"] in ENDED:
+            assert trial not in ended
+            ended.add(trial)
+    return ended
+
+
+def check_files(folder, state):
+    directory = folder / "studies" / "small"
+    assert read_document(directory / "study.yaml").data["name"] == "small"
+    for trial, record in state.trials.items():
+        home = directory / "trials" / trial
+        assert read_document(home / "config.yaml").data == record.config
+        assert (home / "checkpoints" / "latest.pt").stat().st_size > 0
+        assert (home / "checkpoints" / "best.pt").stat().st_size > 0
+        for path in record.samples.values():
+            assert (directory / path).read_bytes().startswith(b"\x89PNG")
+        assert set(record.samples) == {0, *[result.images for result in record.results]}
+
+
+def test_a_study_finishes_and_leaves_all_that_it_promises(studies):
+    folder = studies.folder("a", concurrent="auto")
+    state = studies.finish(folder)
+    assert state.ended
+    assert list(state.trials) == [f"{number:04d}" for number in range(6)]
+    assert {record.state for record in state.trials.values()} == {"completed", "stopped"}
+    assert check_ledger(folder) == set(state.trials)
+    check_files(folder, state)
+    for record in state.of_state("completed"):
+        assert [result.images for result in record.results] == [512, 1024, 1536, 2048]
+    wait_for(lambda: not studies.left_over(), 15, f"Ray to be gone: {studies.left_over()}")
+
+    # More trials are an extension; the old ones stay as they are.
+    (folder / "study.yaml").write_text((folder / "study.yaml").read_text().replace("trials: 6", "trials: 7"))
+    extended = studies.finish(folder)
+    assert len(extended.trials) == 7
+    assert {trial: known for trial, known in outcome(extended).items() if trial != "0006"} == outcome(state)
+
+
+def test_a_killed_study_goes_on_as_if_it_had_not_been_killed(studies):
+    whole = studies.finish(studies.folder("whole"))
+    folder = studies.folder("killed")
+    for count in (3, 8):
+        process = studies.start(folder)
+        wait_for_events(folder, process, count)
+        process.kill()
+        process.wait(timeout=10)
+        wait_for(lambda: not studies.left_over(), 20, "Ray to be gone after its driver was killed")
+    assert not StudyState(events_of(folder)).ended
+    resumed = studies.finish(folder)
+    assert outcome(resumed) == outcome(whole)
+    assert check_ledger(folder) == set(whole.trials)
+    check_files(folder, resumed)
+
+
+@pytest.mark.parametrize("to", ["driver", "group"])
+def test_ctrl_c_ends_a_study_soon_and_it_can_go_on(studies, to):
+    folder = studies.folder("a", concurrent="auto")
+    process = studies.start(folder)
+    wait_for_events(folder, process, 3)
+    started = time.monotonic()
+    if to == "driver":
+        process.send_signal(signal.SIGINT)
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - started < 10
+    assert process.returncode == -signal.SIGINT, output
+    events = events_of(folder)
+    assert events[-1]["event"] == "study_interrupted"
+    states = [record.state for record in StudyState(events).trials.values()]
+    assert "interrupted" in states
+    assert set(states) <= {"interrupted", "completed", "stopped"}
+    wait_for(lambda: not studies.left_over(), 15, "Ray to be gone")
+    state = studies.finish(folder)
+    assert state.ended
+    assert check_ledger(folder) == {f"{number:04d}" for number in range(6)}
+    assert {record.state for record in state.trials.values()} == {"completed", "stopped"}
+
+
+def test_a_trial_that_raises_is_recorded_and_the_others_go_on(studies):
+    folder = studies.folder("a", concurrent="auto")
+    trial = folder / "studies" / "small" / "trials" / "0001"
+    trial.mkdir(parents=True)
+    (trial / "samples").write_text("a file where the sample grids should go")
+    state = studies.finish(folder)
+    failed = state.trials["0001"]
+    assert failed.state == "failed"
+    assert "samples" in failed.reason
+    assert failed.reason.split(":")[0] in ("FileExistsError", "NotADirectoryError")
+    assert [record.trial for record in state.of_state("completed", "stopped")] == ["0000", "0002", "0003", "0004", "0005"]
+    assert check_ledger(folder) == set(state.trials)
+
+
+def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(studies):
+    folder = studies.folder("a")
+    process = studies.start(folder)
+    wait_for_events(folder, process, 1)
+    pids = [int(line.split()[0]) for line in studies.left_over() if "ray::" in line and "IDLE" not in line]
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, output
+    state = StudyState(events_of(folder))
+    assert [record.state for record in state.trials.values()].count("failed") == 1
+    assert len(state.trials) == 6
+    assert check_ledger(folder) == set(state.trials)
+    assert next(state.of_state("failed")).reason
+
+
+def test_a_second_driver_of_a_study_is_refused(studies):
+    folder = studies.folder("a")
+    first = studies.start(folder)
+    wait_for_events(folder, first, 1, kind="trial_started")
+    second = studies.start(folder)
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "StudyError" in output
+    assert "another process is writing this study" in output
+    output, _ = first.communicate(timeout=100)
+    assert first.returncode == 0, output
+    assert check_ledger(folder) == {f"{number:04d}" for number in range(6)}
+
+
+def test_a_study_that_cannot_be_placed_says_so_and_does_not_wait(studies):
+    folder = studies.folder("a", old="concurrent:", new="cpus_per_worker: 1000, concurrent:")
+    process = studies.start(folder)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "a trial must fit into the cluster, it needs 1000 CPU" in output
+    assert json.loads(ledger_of(folder).read_text().splitlines()[-1])["event"] == "study_interrupted"

@@ -1,0 +1,297 @@
+"""Samplers: pure functions of what is known, inside the space, and better than chance."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gcsearch.config import Document
+from gcsearch.tuning.samplers import (
+    Observation,
+    RandomChooser,
+    RandomSampler,
+    RungAwareTPE,
+    drawn_from,
+    search_samplers,
+)
+from gcsearch.tuning.space import Choice, parameter_key, parse_space
+
+RUNGS = (100, 300, 900)
+BASE = Document({"tree": {}})
+SPACE = {
+    "x": {"min": 0.0, "max": 1.0},
+    "lr": {"min": 1e-5, "max": 1e-1, "scale": "log"},
+    "width": {"min": 1, "max": 64, "scale": "log"},
+    "tree.kind": {
+        "values": [
+            {"name": "a", "depth": {"min": 1, "max": 5}},
+            {"name": "b", "rate": {"min": 0.0, "max": 1.0}, "flag": {"values": [True, False, None]}},
+            "c",
+        ]
+    },
+}
+
+
+def space_of(spec):
+    return parse_space(spec, Document({"space": spec}))
+
+
+TREE = space_of(SPACE)
+LINE = space_of({"x": {"min": 0.0, "max": 1.0}, "y": {"min": 0.0, "max": 1.0}})
+
+
+def suggest(sampler, observations, seed, number, space=TREE, rungs=RUNGS):
+    return space.draw(sampler.chooser(observations, rungs, seed, number), BASE)[0]
+
+
+def observe(params, scores, is_running=False, space=TREE):
+    return Observation(drawn=drawn_from(space, BASE, params), scores=scores, is_running=is_running)
+
+
+def history(seed, count, space=TREE, rungs=RUNGS):
+    """Trials of every sort: running, stopped at any rung, diverged at any rung, failed without a score."""
+    random = np.random.default_rng(seed)
+    observations = []
+    for number in range(count):
+        params, _ = space.draw(RandomChooser(seed, number), BASE)
+        reached = int(random.integers(0, len(rungs) + 1))
+        scores = {rung: float(random.normal()) for rung in rungs[:reached]}
+        if random.random() < 0.2:
+            scores |= dict.fromkeys(rungs[reached:], math.inf)
+        observations.append(observe(params, scores, bool(random.random() < 0.3), space))
+    return observations
+
+
+@pytest.mark.parametrize("name", list(search_samplers))
+def test_the_same_history_seed_and_number_give_the_same_suggestion(name):
+    sampler = search_samplers[name]()
+    for seed in range(5):
+        observations = history(seed, 40)
+        first = [suggest(sampler, observations, seed, number) for number in range(40, 50)]
+        assert first == [suggest(sampler, observations, seed, number) for number in range(40, 50)]
+
+
+@pytest.mark.parametrize("name", list(search_samplers))
+def test_different_numbers_and_different_seeds_give_different_suggestions(name):
+    sampler, observations = search_samplers[name](), history(0, 40)
+    numbers = [suggest(sampler, observations, 0, number)["x"] for number in range(40, 80)]
+    seeds = [suggest(sampler, observations, seed, 40)["x"] for seed in range(40)]
+    assert len(set(numbers)) == 40
+    assert len(set(seeds)) == 40
+
+
+SCRIPT = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("there", sys.argv[1])
+there = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(there)
+print(json.dumps(there.several()))
+"""
+
+
+def several():
+    observations = history(3, 60)
+    return [suggest(search_samplers[name](), observations, 7, n) for name in search_samplers for n in range(60, 70)]
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_another_process_suggests_the_same(hash_seed):
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    command = [sys.executable, "-c", SCRIPT, __file__]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=True)
+    assert json.loads(done.stdout) == several()
+
+
+def is_inside(params, space=TREE):
+    for name, (_, node) in drawn_from(space, BASE, params).items():
+        value = params[parameter_key(name)]
+        if isinstance(node, Choice):
+            assert any(option.label == value and type(option.label) is type(value) for option in node.options)
+        else:
+            assert node.low <= value <= node.high
+            assert type(value) is (int if node.is_integer else float)
+    expected = {"x", "lr", "width", "tree.kind"}
+    expected |= {"a": {"tree.kind.depth"}, "b": {"tree.kind.rate", "tree.kind.flag"}, "c": set()}[params["tree.kind"]]
+    assert set(params) == expected
+
+
+@pytest.mark.parametrize("name", list(search_samplers))
+def test_suggestions_lie_inside_the_space_for_200_random_histories(name):
+    options = {"random_share": 0.0, "min_observations": 2} if name == "auto" else {}
+    sampler = search_samplers[name](**options)
+    for seed in range(200):
+        is_inside(suggest(sampler, history(seed, seed % 25), seed, seed % 25))
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [],
+        [{}],
+        [{100: 1.0}],
+        [{100: math.inf}],
+        [dict.fromkeys(RUNGS, math.inf)] * 30,
+        [{100: 1.0}] * 30,
+        [{100: -1e300}, {100: 1e300}] * 10,
+    ],
+    ids=["empty", "no score", "one score", "one diverged", "all diverged", "all equal", "huge"],
+)
+@pytest.mark.parametrize("is_running", [False, True])
+def test_degenerate_histories_give_a_suggestion_too(scores, is_running):
+    sampler = RungAwareTPE(min_observations=2, random_share=0.0)
+    observations = [
+        observe(TREE.draw(RandomChooser(5, number), BASE)[0], one, is_running) for number, one in enumerate(scores)
+    ]
+    for number in range(len(scores), len(scores) + 5):
+        is_inside(suggest(sampler, observations, 0, number))
+
+
+def with_scores(seed, count, rungs_reached, space=TREE):
+    random = np.random.default_rng(seed)
+    drawn = [space.draw(RandomChooser(seed, number), BASE)[0] for number in range(count)]
+    return [
+        observe(params, {rung: float(random.normal()) for rung in RUNGS[: rungs_reached(number)]}, space=space)
+        for number, params in enumerate(drawn)
+    ]
+
+
+def test_only_the_highest_rung_with_enough_scores_is_modelled():
+    sampler = RungAwareTPE(random_share=0.0)
+    observations = with_scores(0, 30, lambda number: 3 if number < 4 else 2)  # 300 is the highest with 8 scores
+
+    def changed(rung):
+        return [
+            Observation(
+                drawn=one.drawn,
+                scores={at: -score if at == rung else score for at, score in one.scores.items()},
+                is_running=False,
+            )
+            for one in observations
+        ]
+
+    def suggestions(known):
+        return [suggest(sampler, known, 0, number) for number in range(30, 40)]
+
+    before = suggestions(observations)
+    assert suggestions(changed(100)) == before
+    assert suggestions(changed(900)) == before
+    assert suggestions(changed(300)) != before
+
+
+def test_a_rung_is_modelled_from_its_eighth_score_on():
+    sampler = RungAwareTPE(random_share=0.0)
+    random = [suggest(RandomSampler(), [], 0, number) for number in range(20, 26)]
+    for count, is_random in ((7, True), (8, False)):
+        observations = with_scores(1, count, lambda _: 1)
+        assert ([suggest(sampler, observations, 0, number) for number in range(20, 26)] == random) == is_random
+
+
+def test_diverged_trials_alone_do_not_make_a_rung_worth_modelling():
+    sampler = RungAwareTPE(random_share=0.0)
+    good = with_scores(2, 20, lambda _: 1)
+    diverged = [
+        Observation(drawn=one.drawn, scores=dict.fromkeys(RUNGS, math.inf), is_running=False)
+        for one in with_scores(3, 20, lambda _: 0)
+    ]
+    flipped = [Observation(drawn=o.drawn, scores={100: -o.scores[100]}, is_running=False) for o in good]
+    before = [suggest(sampler, good + diverged, 0, number) for number in range(40, 50)]
+    assert [suggest(sampler, flipped + diverged, 0, number) for number in range(40, 50)] != before
+
+
+def test_the_share_of_random_trials_is_what_it_says():
+    observations = with_scores(4, 20, lambda _: 3)
+    random = [suggest(RandomSampler(), [], 0, number) for number in range(20, 320)]
+    auto = [suggest(RungAwareTPE(random_share=0.25), observations, 0, number) for number in range(20, 320)]
+    share = sum(one == other for one, other in zip(auto, random, strict=True)) / 300
+    assert 0.17 < share < 0.33
+    assert [suggest(RungAwareTPE(random_share=1.0), observations, 0, n) for n in range(20, 320)] == random
+
+
+def search(sampler, evaluate, seed, trials, space=LINE):
+    observations, scores, drawn = [], [], []
+    for number in range(trials):
+        params = suggest(sampler, observations, seed, number, space)
+        score = evaluate(params)
+        observations.append(observe(params, dict.fromkeys(RUNGS, score), space=space))
+        scores.append(score)
+        drawn.append(params)
+    return scores, drawn
+
+
+def bowl(params):
+    return (params["x"] - 0.3) ** 2 + (params["y"] - 0.8) ** 2
+
+
+def test_auto_beats_random_on_a_quadratic_over_20_seeds():
+    auto = [min(search(RungAwareTPE(), bowl, seed, 40)[0]) for seed in range(20)]
+    random = [min(search(RandomSampler(), bowl, seed, 40)[0]) for seed in range(20)]
+    assert np.mean(auto) < 0.5 * np.mean(random)
+    assert sum(a < r for a, r in zip(auto, random, strict=True)) >= 14
+
+
+def test_auto_suggests_good_regions_more_often_than_random():
+    scores = [np.mean(search(RungAwareTPE(), bowl, seed, 40)[0][20:]) for seed in range(8)]
+    random = [np.mean(search(RandomSampler(), bowl, seed, 40)[0][20:]) for seed in range(8)]
+    assert np.mean(scores) < 0.6 * np.mean(random)
+
+
+def cliff(params):
+    return math.inf if params["x"] > 0.4 else 0.1 + 0.01 * params["y"]
+
+
+def test_a_region_that_diverges_is_avoided_though_the_rest_is_flat():
+    def share(sampler):
+        drawn = [params for seed in range(6) for params in search(sampler, cliff, seed, 40)[1][16:]]
+        return np.mean([params["x"] > 0.4 for params in drawn])
+
+    assert share(RungAwareTPE()) < 0.7 * share(RandomSampler())
+
+
+def test_running_trials_are_not_suggested_again():
+    """Several suggestions for the same knowledge spread out, because those under way are known."""
+    sampler, known = RungAwareTPE(random_share=0.0), []
+    for number in range(30):
+        params = suggest(RandomSampler(), [], 1, number, LINE)
+        known.append(observe(params, {900: bowl(params)}, space=LINE))
+
+    def spread(is_told):
+        observations, points = list(known), []
+        for number in range(30, 50):
+            params = suggest(sampler, observations, 0, number, LINE)
+            points.append((params["x"], params["y"]))
+            if is_told:
+                observations.append(observe(params, {}, is_running=True, space=LINE))
+        return float(np.std(np.array(points), axis=0).mean())
+
+    assert spread(True) > spread(False)
+
+
+def test_random_is_uniform_and_log_uniform():
+    draws = [suggest(RandomSampler(), [], 0, number) for number in range(2000)]
+    assert stats.kstest([params["x"] for params in draws], "uniform").pvalue > 0.01
+    lr = [math.log(params["lr"] / 1e-5) / math.log(1e4) for params in draws]
+    assert stats.kstest(lr, "uniform").pvalue > 0.01
+    kinds = [params["tree.kind"] for params in draws]
+    assert stats.chisquare([kinds.count(kind) for kind in "abc"]).pvalue > 0.01
+    depths = [params["tree.kind.depth"] for params in draws if params["tree.kind"] == "a"]
+    assert stats.chisquare([depths.count(depth) for depth in range(1, 6)]).pvalue > 0.01
+    assert {params["width"] for params in draws} <= set(range(1, 65))
+
+
+def test_random_integers_on_a_log_scale_reach_both_ends():
+    widths = [suggest(RandomSampler(), [], 0, number)["width"] for number in range(2000)]
+    assert min(widths) == 1
+    assert max(widths) == 64
+
+
+@pytest.mark.parametrize("bad", [{"min_observations": 1}, {"random_share": -0.1}, {"random_share": 1.1}])
+def test_meaningless_settings_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        RungAwareTPE(**bad)

@@ -1,0 +1,128 @@
+"""Stopping rules: decisions as a pure function of the rung table."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+import pytest
+
+from gcsearch.tuning.stopping import ASHA, NoStopping, comparable, stoppings
+
+HORIZON = 2700
+
+
+def asha(**fields):
+    return ASHA(**{"min_images": 100, "factor": 3} | fields)
+
+
+def decide(score, others, images=100, rule=None):
+    table = {images: {f"{number:04d}": other for number, other in enumerate(others)}}
+    return (rule or asha()).decide("me", images, score, table, HORIZON)
+
+
+@pytest.mark.parametrize(
+    ("min_images", "factor", "horizon", "rungs"),
+    [
+        (100, 3, 2700, (100, 300, 900)),
+        (100, 3, 2701, (100, 300, 900, 2700)),
+        (512, 2, 2048, (512, 1024)),
+        (32_000, 3, 288_000, (32_000, 96_000)),
+        (100, 4, 100, ()),
+    ],
+)
+def test_rungs_are_powers_of_the_factor_below_the_horizon(min_images, factor, horizon, rungs):
+    assert ASHA(min_images=min_images, factor=factor).rungs(horizon) == rungs
+
+
+@pytest.mark.parametrize("score", [0.0, 1e9, math.inf, -math.inf])
+def test_the_first_at_a_rung_goes_on_whatever_its_score(score):
+    assert not decide(score, []).stop
+    assert not asha().decide("me", 100, score, {300: {"0000": -5.0}}, HORIZON).stop
+
+
+def test_its_own_entry_in_the_table_does_not_count_as_another_trial():
+    assert not asha().decide("me", 100, 7.0, {100: {"me": 7.0}}, HORIZON).stop
+    assert not asha().decide("me", 100, 7.0, {100: {"me": 1.0}}, HORIZON).stop
+
+
+@pytest.mark.parametrize("count", range(1, 13))
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_the_best_share_goes_on_and_at_least_one(count, factor):
+    kept = max(1, count // factor)
+    for rank in range(count):
+        others = [float(value) for value in range(count) if value != rank]
+        decision = decide(float(rank), others, rule=asha(factor=factor))
+        assert decision.stop == (rank >= kept)
+        if decision.stop:
+            assert decision.reason == f"rank {rank + 1} of {count} at 100 images, the best {kept} went on"
+        else:
+            assert decision.reason is None
+
+
+def test_an_equal_score_is_not_better():
+    assert not decide(1.0, [1.0, 1.0, 1.0]).stop
+    assert decide(1.0, [0.5, 1.0, 1.0]).stop
+
+
+@pytest.mark.parametrize("images", [1, 99, 101, 200, 301, 2700, 8100])
+def test_between_rungs_and_at_the_horizon_nothing_stops(images):
+    assert not decide(1e9, [0.0] * 20, images=images).stop
+
+
+def test_diverged_trials_count_as_worst():
+    assert not decide(5.0, [math.inf] * 5).stop
+    assert decide(5.0, [1.0, math.inf]).stop
+    assert not decide(5.0, [1.0, *[math.inf] * 4]).stop  # second of six, the best two go on
+    assert decide(math.inf, [1.0, 2.0]).stop
+
+
+def test_nan_is_never_better_than_anything_and_never_passes():
+    assert decide(math.nan, [1.0, 2.0]).stop
+    assert not decide(5.0, [math.nan] * 5).stop
+    for score in (0.5, 1.5, 2.5):
+        expected = decide(score, [1.0, 2.0, math.inf])
+        assert decide(score, [1.0, 2.0, math.nan]) == expected
+
+
+def test_the_order_of_the_table_does_not_matter():
+    scores = {"0000": 3.0, "0001": 1.0, "0002": math.inf, "0003": 2.0}
+    for score in (0.0, 1.5, 2.5, 9.0):
+        decisions = {
+            asha().decide("me", 100, score, {100: {name: scores[name] for name in order}}, HORIZON)
+            for order in permutations(scores)
+        }
+        assert len(decisions) == 1
+
+
+def test_other_rungs_do_not_matter():
+    table = {100: {"0000": 1.0}, 300: {"0000": 9.0, "0001": 0.0, "0002": 0.1}}
+    assert asha().decide("me", 100, 2.0, table, HORIZON) == asha().decide("me", 100, 2.0, {100: table[100]}, HORIZON)
+
+
+@pytest.mark.parametrize("name", list(stoppings))
+def test_a_decision_is_a_pure_function_that_leaves_its_table_alone(name):
+    rule = stoppings[name](**{"min_images": 100} if name != "none" else {})
+    table = {100: {"0000": 1.0, "0001": 2.0}}
+    first = rule.decide("me", 100, 3.0, table, HORIZON)
+    assert rule.decide("me", 100, 3.0, table, HORIZON) == first
+    assert table == {100: {"0000": 1.0, "0001": 2.0}}
+
+
+def test_none_never_stops_and_has_no_rungs():
+    assert NoStopping().rungs(HORIZON) == ()
+    assert not decide(1e9, [0.0] * 50, rule=NoStopping()).stop
+
+
+def test_only_trials_with_the_same_value_are_comparable():
+    trials = [("0000", {"t": "fixed"}), ("0001", {"t": "exponential"}), ("0002", {"t": "fixed", "mu": 1.0}), ("3", {})]
+    assert comparable("t", {"t": "fixed"}, trials) == {"0000", "0002"}
+    assert comparable("t", {"t": "exponential"}, trials) == {"0001"}
+    assert comparable("t", {}, trials) == {"3"}
+    assert comparable(None, {"t": "fixed"}, trials) == {"0000", "0001", "0002", "3"}
+
+
+@pytest.mark.parametrize("bad", [{"min_images": 0}, {"factor": 1}])
+def test_meaningless_fields_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        asha(**bad)
