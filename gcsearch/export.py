@@ -223,9 +223,10 @@ Consistency model for `{experiment.data.name}`, trained with the coupling `{expe
 {score_text(results, record)}, at {record.images:,} images seen, in {seconds:.0f} s of training.
 
 - What the number is: `{identity}`
-- It comes from one training with one seed, and it was used to choose this trial (study: {counts}). Expect a fresh
-  seed to score worse. It may be compared only with scores of the same identity; in particular, FID on `{results.extractor()}`
-  features is not the FID on Inception features that papers report.
+- It comes from one training with one seed, and was used to choose this trial (study: {counts}): expect a fresh seed to
+  score worse.
+- It may be compared only with scores of the same identity. FID on `{results.extractor()}` features is not the FID on
+  Inception features that papers report, unless it says so.
 {"" if value is not None else "- The trial has no value of the objective."}
 ## Recipe
 

@@ -142,9 +142,9 @@ def test_corners_are_the_product_of_ends_and_options_with_their_own_parameters()
 )
 def test_a_corner_that_is_not_legal_is_found(entries):
     space = space_of(**entries)
+    documents = [space.draw(FixedChooser(values), BASE)[1] for values in corners(space)]
     with pytest.raises(ConfigError):
-        for values in corners(space):
-            Experiment.from_document(space.draw(FixedChooser(values), BASE)[1])
+        list(map(Experiment.from_document, documents))
 
 
 def test_a_space_of_too_many_corners_is_sampled_the_same_way_each_time():

@@ -29,7 +29,9 @@ def event(name, seconds=0.0, /, **fields):
 
 def result(trial, images, fid, seconds=0.0, **metrics):
     identities = {"eval/fid": "metric=fid"}
-    return event("result", seconds, trial=trial, images=images, metrics={"eval/fid": fid, **metrics}, identities=identities)  # fmt: skip
+    return event(
+        "result", seconds, trial=trial, images=images, metrics={"eval/fid": fid, **metrics}, identities=identities
+    )
 
 
 # Writing and reading ----------------------------------------------------------------------------------------------
@@ -248,7 +250,17 @@ def test_the_lock_ends_with_the_writer_even_if_it_died(path):
 
 STUDY = [
     event("study_started", 0, study="mine", study_id="abc"),
-    event("trial_started", 1, trial="0000", kind="trial", params={"a": 1}, config={"c": 2}, fingerprint="f", recipe="r", seed=5),
+    event(
+        "trial_started",
+        1,
+        trial="0000",
+        kind="trial",
+        params={"a": 1},
+        config={"c": 2},
+        fingerprint="f",
+        recipe="r",
+        seed=5,
+    ),
     event("samples", 1, trial="0000", images=0, path="samples/0.png"),
     result("0000", 10, 3.0, 2),
     event("trial_started", 3, trial="0001", kind="trial", params={"a": 2}),
@@ -259,7 +271,7 @@ STUDY = [
     event("trial_started", 8, trial="0002", kind="finalist", params={}),
     event("trial_ended", 9, trial="0002", state="diverged", reason="loss is nan"),
     event("study_ended", 10),
-]  # fmt: skip
+]
 
 
 def test_the_state_is_the_sum_of_the_events():
@@ -337,9 +349,16 @@ def scored(**trials):
 
 def test_only_completed_trials_are_ranked():
     state = scored(
-        a=("completed", 9.0, 3.0), b=("stopped", 1.0), c=("completed", 2.0, 4.0), d=("diverged", 0.1), e=("failed", 0.1),
-        f=("interrupted", 0.1), g=(None, 0.1), h=("completed",), i=("completed", 0.5, 9.0),
-    )  # fmt: skip
+        a=("completed", 9.0, 3.0),
+        b=("stopped", 1.0),
+        c=("completed", 2.0, 4.0),
+        d=("diverged", 0.1),
+        e=("failed", 0.1),
+        f=("interrupted", 0.1),
+        g=(None, 0.1),
+        h=("completed",),
+        i=("completed", 0.5, 9.0),
+    )
 
     def names(**options):
         return "".join(trial.trial for trial in state.ranking("eval/fid", **options))

@@ -46,7 +46,7 @@ def run_command(
 ) -> int:
     """Run a study and say what came out. Exit code 1 if a trial failed, 130 if interrupted."""
     from gcsearch.tuning.spec import load_study
-    from gcsearch.tuning.study import check_unchanged, run_study
+    from gcsearch.tuning.study import check_unchanged, record_runs, run_study
 
     study = load_study(space, experiment=experiment, name=name, trials=trials, assignments=assignments)
     directory = studies / study.name
@@ -77,6 +77,7 @@ def run_command(
             write_tables(directory)
         with progress.status("Writing the rest to MLflow…") if progress.is_terminal else nullcontext():
             tracker.close(timeout_s=5.0 if code == 130 else 30.0)
+    record_runs(directory, tracker.run_ids)
 
     outcome = open_results(directory)
     if as_json:

@@ -87,7 +87,7 @@ def build_settings(
     owner = described_as or (f"'{label}'" if label else document.source)
     if not isinstance(spec, dict):
         raise ConfigError(f"{document.where(path)}: {label} must be a mapping, got {describe(spec)}.")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # every class is hashable
     for key in spec:
         if key not in hints:
             raise ConfigError(f"{document.where((*path, key))}: {owner} has no key {key!r}. {suggestion(key, hints)}")

@@ -1,8 +1,8 @@
 """Couplings: which end point of the flow goes with which noise.
 
 A training pair needs a data point, a noise and two levels. Independent coupling (IC) takes data and noise as they come;
-generator-augmented coupling (GC) replaces the data by the model's own prediction. To add one: a frozen dataclass below
-with `@couplings.register("name")`.
+minibatch optimal transport (OT) exchanges the noises of a batch; generator-augmented coupling (GC) replaces the data by
+the model's own prediction. To add one: a frozen dataclass below with `@couplings.register("name")`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from gcsearch.registry import Component, Registry
+from gcsearch.science.ema import EMA
 from gcsearch.science.process import Process
 from gcsearch.science.shapes import Batch, Indices, PerExample
 
 Predictor = Callable[[Batch, PerExample], Batch]
-"""Estimate of the data from a state and its level: the consistency function that GC generates end points with."""
+"""Estimate of the data from a state and its level: the consistency function that GC generates end points with.
+
+It is given no dropout seed, so it always predicts without dropout; the published code's predictor had dropout until
+the first evaluation and none after.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,8 @@ class Coupling(Component, ABC):
             noise: Source samples.
             sigma_lower: Lower level of each example's pair of levels.
             process: Forward process.
-            predictors: Networks that can generate end points, by name: ``ema``, ``online``. Called without gradient.
+            predictors: Networks that can generate end points, by name: ``ema``, ``online`` and, where the recipe asks
+                for one, ``frozen``. Called without gradient and without dropout.
             selection: Random order of the examples.
             progress: step / num_steps, in [0, 1).
 
@@ -93,6 +100,55 @@ class Independent(Coupling):
         return EndPoints(data=data, noise=noise)
 
 
+def optimal_permutation(data: Batch, noise: Batch) -> Indices:
+    """Permutation pi that minimises the sum over the batch of ||x_b - z_pi(b)||^2, exactly.
+
+    Only the inner products -2 <x_b, z_pi(b)> depend on pi, so they are all that is assigned. The cost of a level,
+    ||a x - b z||^2, has the same products times a b > 0: one permutation is optimal at every level of every process.
+    """
+    products = data.detach().flatten(1).double() @ noise.detach().flatten(1).double().T
+    _, columns = linear_sum_assignment(products.cpu().numpy(), maximize=True)
+    return torch.from_numpy(columns).to(data.device)
+
+
+@couplings.register("ot")
+@dataclass(frozen=True, kw_only=True)
+class OptimalTransport(Coupling):
+    """Minibatch optimal transport: the noises of a batch are exchanged so that pairs are close.
+
+    pi = argmin over permutations of the sum over b of ||x_b - z_pi(b)||^2
+
+    The optimum does not depend on the noise scale because the cost is squared (with plain Euclidean distance it would),
+    so one assignment per batch serves every level. Noises are permuted and never repeated or dropped, so their
+    distribution is untouched. A batch is what one process holds: each worker pairs its own examples.
+
+    The assignment is exact, O(B^3) on one CPU core and in float64: about 1, 5, 22 and 119 ms for B = 128, 256, 512 and
+    1024. There is no Sinkhorn variant: it is approximate, adds a regularisation to tune, and gives a plan from which
+    pairs must be sampled, where the exact permutation costs less than a training step at any batch size in use.
+
+    Source: the OT baseline of both GC papers, whose training code is not released. The released helper (unused) assigns
+    by the distance that is not squared, with costs cut to integers.
+    """
+
+    def num_generated(self, batch_size: int, progress: float) -> int:
+        del batch_size, progress
+        return 0
+
+    def pair(
+        self,
+        *,
+        data: Batch,
+        noise: Batch,
+        sigma_lower: PerExample,
+        process: Process,
+        predictors: dict[str, Predictor],
+        selection: Indices,
+        progress: float,
+    ) -> EndPoints:
+        del sigma_lower, process, predictors, selection, progress
+        return EndPoints(data=data, noise=noise[optimal_permutation(data, noise)])
+
+
 @couplings.register("generator")
 @dataclass(frozen=True, kw_only=True)
 class Generator(Coupling):
@@ -101,23 +157,35 @@ class Generator(Coupling):
     x_hat = sg(f-bar(a data + b noise, sigma_lower)), then both training states are built from (x_hat, noise).
 
     mu = 0 is independent coupling, mu = 1 uses generated end points only. A batch of B examples gets round(mu B) of
-    them, drawn without replacement, and the predictor runs on these alone.
+    them, drawn without replacement, and the predictor runs on these alone, without dropout and without gradient.
 
     Attributes:
         mu: Probability that an example is generated, in [0, 1], at the start of training.
         mu_end: mu at the end of training, reached linearly between `start` and `end`; None keeps `mu`.
-        predictor: Weights that generate: the averaged ones (``ema``) or the current ones (``online``). Both predict
-            without dropout.
+        predictor: Weights that generate: averaged (``ema``), current (``online``), or those of another training that
+            stay as they are (``frozen``).
+        predictor_ema: Average that the predictor ``ema`` uses, given as one EMA rule. Empty: the average that is
+            evaluated (the section `ema`), as published. A long average lags behind a short training, and as predictor
+            it would generate from early weights.
+        checkpoint: File of the frozen predictor, a checkpoint of gcsearch, of which the averaged weights are taken.
+            Its data must have the same shape and its process must be the same. For ``frozen`` only.
+        base: Coupling that data and noise get before any end point is generated: ``independent``, or ``ot`` (see
+            `OptimalTransport`).
+        clamp: Clip generated end points to [-1, 1], the range of images. Not in the papers.
         start: Fraction of the horizon before which mu is 0.
         end: Fraction of the horizon from which mu is 0 again.
 
     Source: GC v1 Eq. 7-9 and Algorithm 1; GC (ICML) Eq. 13-15 and 21. mu is the papers' P(GC); the published code's
-    ``mix_gen_induced_traj`` is 1 - mu.
+    ``mix_gen_induced_traj`` is 1 - mu. A frozen predictor is GC (ICML) section 5.1. GC over OT is reported by nobody.
     """
 
     mu: float = 0.5
     mu_end: float | None = None
-    predictor: Literal["ema", "online"] = "ema"
+    predictor: Literal["ema", "online", "frozen"] = "ema"
+    predictor_ema: tuple[EMA, ...] = ()
+    checkpoint: str | None = None
+    base: Literal["independent", "ot"] = "independent"
+    clamp: bool = False
     start: float = 0.0
     end: float = 1.0
 
@@ -127,6 +195,17 @@ class Generator(Coupling):
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
         if not 0 <= self.start < self.end <= 1:
             raise ValueError(f"start and end must satisfy 0 <= start < end <= 1, got {self.start} and {self.end}")
+        if self.predictor == "frozen" and not self.checkpoint:
+            raise ValueError(f"checkpoint must name a file if predictor is 'frozen', got {self.checkpoint!r}")
+        if self.predictor != "frozen" and self.checkpoint is not None:
+            raise ValueError(
+                f"checkpoint must be left out unless predictor is 'frozen', got {self.checkpoint!r} and predictor "
+                f"{self.predictor!r}"
+            )
+        if len(self.predictor_ema) > 1:
+            raise ValueError(f"predictor_ema must be one average, got {len(self.predictor_ema)}")
+        if self.predictor_ema and self.predictor != "ema":
+            raise ValueError(f"predictor_ema must be left out unless predictor is 'ema', got predictor {self.predictor!r}")
 
     def mixing_rate(self, progress: float) -> float:
         """Mu at `progress` = step / num_steps."""
@@ -150,6 +229,8 @@ class Generator(Coupling):
         selection: Indices,
         progress: float,
     ) -> EndPoints:
+        if self.base == "ot":
+            noise = noise[optimal_permutation(data, noise)]
         count = self.num_generated(data.shape[0], progress)
         if count == 0:
             return EndPoints(data=data, noise=noise)
@@ -158,4 +239,6 @@ class Generator(Coupling):
             sigma = sigma_lower[chosen]
             noisy = process.add_noise(data[chosen], noise[chosen], sigma)
             generated = predictors[self.predictor](noisy, sigma)
+            if self.clamp:
+                generated = generated.clamp(-1, 1)
         return EndPoints(data=data.index_copy(0, chosen, generated), noise=noise)

@@ -53,6 +53,34 @@ class PseudoHuber(Distance):
         return distance
 
 
+@distances.register("pseudo_huber_elementwise")
+@dataclass(frozen=True, kw_only=True)
+class ElementwisePseudoHuber(Distance):
+    """Pseudo-Huber distance of each scalar, summed over the example.
+
+    D(a, b) = sum over j of (sqrt((a_j - b_j)^2 + C^2) - C), C = c sqrt(d)
+
+    Another loss than `PseudoHuber`, which has one square root per example: with the same c, the single scalar must
+    reach C where there the norm must, so this one is quadratic far longer, and it does not normalise the gradient of
+    an example. Several public reproductions of iCT use it; it is here for comparison with them, not with the papers.
+
+    Attributes:
+        c: Coefficient c > 0 of sqrt(d), where d is the number of scalars in an example.
+    """
+
+    c: float = 0.00054
+
+    def __post_init__(self) -> None:
+        if not self.c > 0:
+            raise ValueError(f"c must be > 0, got {self.c}")
+
+    def __call__(self, first: Batch, second: Batch) -> PerExample:
+        squares = (first - second).flatten(1).square()
+        offset = self.c * first[0].numel() ** 0.5
+        distance: PerExample = (squares / ((squares + offset**2).sqrt() + offset)).sum(1)
+        return distance
+
+
 @distances.register("l2")
 @dataclass(frozen=True, kw_only=True)
 class SquaredL2(Distance):

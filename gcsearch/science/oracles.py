@@ -1,20 +1,25 @@
 """Closed forms that stand in for a trained network, so that the science can be tested without training.
 
-For Gaussian data and mixtures of Gaussians under noisy = data + sigma noise, with standard normal noise: the denoiser,
-score and flow that training estimates, and for a single Gaussian the consistency map itself. Every function takes the
-dtype of its input; use float64 for tight comparisons.
+- `GaussianMixture`: a distribution, and its denoiser, score and flow under noisy = data + sigma noise.
+- `MixtureFlow`: the same for mixtures as data *and* source, under any process.
+- `FiniteData`: the same for a finite set of examples, under any process.
+- `ExactConsistency`: the consistency map itself, for a single Gaussian.
+
+Every function takes the dtype of its input; use float64 for tight comparisons.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gcsearch.science.conversions import Estimate
 from gcsearch.science.preconditioning import ConsistencyFunction, per_example
-from gcsearch.science.process import Process
+from gcsearch.science.process import Coefficients, Process
 from gcsearch.science.shapes import Batch, PerExample
 
 
@@ -22,7 +27,8 @@ from gcsearch.science.shapes import Batch, PerExample
 class GaussianMixture:
     """Data distribution sum_k pi_k N(m_k, std^2 I), seen through the variance-exploding process.
 
-    A single Gaussian is a mixture of one mode. At level sigma each mode is N(m_k, (std^2 + sigma^2) I).
+    A single Gaussian is a mixture of one mode. At level sigma each mode is N(m_k, (std^2 + sigma^2) I). For other
+    processes and sources see `MixtureFlow`.
 
     Attributes:
         means: Modes m_k, shape (K, *event).
@@ -78,20 +84,182 @@ class GaussianMixture:
         return (noisy - self.denoised(noisy, sigma)) / per_example(sigma, noisy)
 
 
+class IdealFlow(ABC):
+    """What a network trained without error would say at every state of a process, from the distributions alone.
+
+    Attributes:
+        process: Forward process.
+    """
+
+    process: Process
+
+    @abstractmethod
+    def expectation(self, noisy: Batch, sigma: PerExample) -> Estimate:
+        """E[data | noisy] and E[noise | noisy] under independent coupling."""
+
+    @abstractmethod
+    def log_density(self, noisy: Batch, sigma: PerExample) -> PerExample:
+        """Logarithm of p_sigma(noisy)."""
+
+    @abstractmethod
+    def score(self, noisy: Batch, sigma: PerExample) -> Batch:
+        """Gradient of `log_density` by the state."""
+
+    def denoised(self, noisy: Batch, sigma: PerExample) -> Batch:
+        """Mean of the data given the state."""
+        return self.expectation(noisy, sigma).data
+
+    def velocity(self, noisy: Batch, sigma: PerExample) -> Batch:
+        """Slope of the probability-flow ODE, d noisy / d sigma = a' E[data | noisy] + b' E[noise | noisy]."""
+        return self.expectation(noisy, sigma).velocity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MixtureFlow(IdealFlow):
+    """Mixtures of Gaussians as data and as source, under any process.
+
+    For data N(m_k, s^2 I) with weights pi_k, source N(n_j, t^2 I) with weights rho_j, at noisy = a data + b noise:
+
+    r_kj ~ pi_k rho_j N(x; mu_kj, C I), mu_kj = a m_k + b n_j, C = a^2 s^2 + b^2 t^2
+    E[data | x] = sum r_kj (m_k + a s^2 / C (x - mu_kj))
+    E[noise | x] = sum r_kj (n_j + b t^2 / C (x - mu_kj))
+    score = sum r_kj (mu_kj - x) / C
+
+    Finite at every level where C > 0, both ends of a straight path included.
+
+    Attributes:
+        process: Forward process.
+        data: Distribution of the data.
+        source: Distribution of the noise; None for the standard normal one.
+
+    Source: Bayes' rule for jointly Gaussian variables, derived here.
+    """
+
+    process: Process
+    data: GaussianMixture
+    source: GaussianMixture | None = None
+
+    @property
+    def noise(self) -> GaussianMixture:
+        """Distribution of the noise."""
+        return (
+            GaussianMixture(means=torch.zeros_like(self.data.means[:1]), std=1.0)
+            if self.source is None
+            else self.source
+        )
+
+    def variance(self, noisy: Batch, sigma: PerExample) -> PerExample:
+        """Variance C of every component in every direction."""
+        level = self.process.coefficients(sigma.to(noisy))
+        return (level.data * self.data.std).square() + (level.noise * self.noise.std).square()
+
+    def log_joint(self, noisy: Batch, sigma: PerExample) -> Tensor:
+        """Logarithm of pi_k rho_j N(noisy; mu_kj, C I), shape (B, K, J)."""
+        level, variance = self.process.coefficients(sigma.to(noisy)), self.variance(noisy, sigma)[:, None, None]
+        data, noise = self.data.means.to(noisy).flatten(1), self.noise.means.to(noisy).flatten(1)
+        centres = (
+            level.data[:, None, None, None] * data[None, :, None] + level.noise[:, None, None, None] * noise[None, None]
+        )
+        distances = (noisy.flatten(1)[:, None, None] - centres).square().sum(3)
+        weights = self.data.weights.to(noisy).log()[:, None] + self.noise.weights.to(noisy).log()
+        return weights - distances / (2 * variance) - data.shape[1] / 2 * (2 * math.pi * variance).log()
+
+    def log_density(self, noisy: Batch, sigma: PerExample) -> PerExample:
+        """Logarithm of p_sigma(noisy)."""
+        return self.log_joint(noisy, sigma).flatten(1).logsumexp(1)
+
+    def expected_modes(self, noisy: Batch, sigma: PerExample) -> tuple[Batch, Batch]:
+        """Means of the data's and the source's mode given the state: sum r_kj m_k and sum r_kj n_j."""
+        responsibility = self.log_joint(noisy, sigma).flatten(1).softmax(1)
+        responsibility = responsibility.reshape(-1, len(self.data.means), len(self.noise.means))
+        data = torch.einsum("bkj,k...->b...", responsibility, self.data.means.to(noisy))
+        noise = torch.einsum("bkj,j...->b...", responsibility, self.noise.means.to(noisy))
+        return data, noise
+
+    def expectation(self, noisy: Batch, sigma: PerExample) -> Estimate:
+        """E[data | noisy] and E[noise | noisy] under independent coupling."""
+        level = self.process.coefficients(sigma.to(noisy))
+        data, noise = self.expected_modes(noisy, sigma)
+        offset = noisy - per_example(level.data, noisy) * data - per_example(level.noise, noisy) * noise
+        scaled = offset / per_example(self.variance(noisy, sigma), noisy)
+        return Estimate(
+            data=data + per_example(level.data * self.data.std**2, noisy) * scaled,
+            noise=noise + per_example(level.noise * self.noise.std**2, noisy) * scaled,
+            coefficients=level,
+        )
+
+    def score(self, noisy: Batch, sigma: PerExample) -> Batch:
+        """Gradient of `log_density` by the state, for any source."""
+        level = self.process.coefficients(sigma.to(noisy))
+        data, noise = self.expected_modes(noisy, sigma)
+        centre = per_example(level.data, noisy) * data + per_example(level.noise, noisy) * noise
+        return (centre - noisy) / per_example(self.variance(noisy, sigma), noisy)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FiniteData(IdealFlow):
+    """A finite set of equally likely examples x_i as the data, standard normal noise, under any process.
+
+    w_i ~ exp(-||x - a x_i||^2 / (2 b^2)), E[data | x] = sum w_i x_i
+
+    What a network of unlimited size would learn from a training set: it tends to the nearest example as b goes to 0 and
+    to the mean of the set as a goes to 0. Needs memory for B times `len(examples)` numbers.
+
+    Attributes:
+        process: Forward process.
+        examples: The set, shape (num_examples, *event).
+
+    Source: the ideal denoiser of EDM for a = 1; Bayes' rule otherwise.
+    """
+
+    process: Process
+    examples: Tensor
+
+    def log_joint(self, noisy: Batch, sigma: PerExample) -> Tensor:
+        """Logarithm of N(noisy; a x_i, b^2 I) / num_examples, shape (B, num_examples)."""
+        level = self.process.coefficients(sigma.to(noisy))
+        states, examples = noisy.flatten(1), self.examples.to(noisy).flatten(1)
+        # Differences, not the expanded square: at small b only neighbours differ, by less than the rounding of norms.
+        distances = torch.stack(
+            [
+                torch.cdist(state[None], a * examples, compute_mode="donot_use_mm_for_euclid_dist")[0]
+                for state, a in zip(states, level.data, strict=True)
+            ]
+        )
+        variance = level.noise.square()[:, None]
+        normalisation = states.shape[1] / 2 * (2 * math.pi * variance).log() + math.log(len(examples))
+        return -distances.square() / (2 * variance) - normalisation
+
+    def log_density(self, noisy: Batch, sigma: PerExample) -> PerExample:
+        """Logarithm of p_sigma(noisy)."""
+        return self.log_joint(noisy, sigma).logsumexp(1)
+
+    def expectation(self, noisy: Batch, sigma: PerExample) -> Estimate:
+        """E[data | noisy] and E[noise | noisy] under independent coupling."""
+        weights = self.log_joint(noisy, sigma).softmax(1)
+        data = (weights @ self.examples.to(noisy).flatten(1)).reshape(noisy.shape)
+        return Estimate.from_data(noisy, data, self.process.coefficients(sigma.to(noisy)))
+
+    def score(self, noisy: Batch, sigma: PerExample) -> Batch:
+        """Gradient of `log_density` by the state."""
+        return self.expectation(noisy, sigma).score
+
+
 class ExactConsistency(ConsistencyFunction):
     """Exact consistency function of data N(mean, std^2 I), for use in the place of a trained one.
 
     For noisy = data + sigma noise: f(x, sigma) = mean + sqrt((std^2 + sigma_min^2) / (std^2 + sigma^2)) (x - mean).
 
-    Any other process is this one rescaled: x / a(sigma) is a variance-exploding state at level b(sigma) / a(sigma), and
-    the result is scaled back by a(sigma_min).
+    For any process, with a_min and b_min the coefficients at sigma_min:
+
+    f(x, sigma) = a_min mean + sqrt((a_min^2 std^2 + b_min^2) / (a^2 std^2 + b^2)) (x - a mean)
 
     Args:
-        process: Forward process with a(sigma) > 0.
+        process: Forward process; a(sigma) may be 0.
         mean: Mean of the data, shape (*event,).
         std: Standard deviation of the data; with 0 all states of one noise map to one point.
 
-    Source: own derivation; the flow of a Gaussian keeps (x - mean) / sqrt(std^2 + sigma^2) constant.
+    Source: own derivation; the flow of a Gaussian keeps (x - a mean) / sqrt(a^2 std^2 + b^2) constant.
     """
 
     def __init__(self, process: Process, mean: Tensor, std: float) -> None:
@@ -104,9 +272,14 @@ class ExactConsistency(ConsistencyFunction):
         del dropout_seed
         here = self.process.coefficients(sigma)
         end = self.process.coefficients(torch.full_like(sigma, self.process.sigma_min))
-        slope = contraction(here.noise / here.data, self.std, end.noise / end.data)
-        kept, pulled = slope * end.data / here.data, (1 - slope) * end.data
+        kept = (_spread(end, self.std) / _spread(here, self.std)).sqrt()
+        pulled = end.data - kept * here.data
         return per_example(kept, noisy) * noisy + per_example(pulled, noisy) * self.mean.to(noisy)
+
+
+def _spread(coefficients: Coefficients, std: float) -> PerExample:
+    """Variance of a state whose data has standard deviation `std`."""
+    return (coefficients.data * std).square() + coefficients.noise.square()
 
 
 def contraction(sigma: PerExample, std: float, sigma_min: PerExample | float = 0.0) -> PerExample:

@@ -108,6 +108,40 @@ class Exponential(Timesteps):
         return int(min(self.s0 * 2**stage, self.s1)) + 1
 
 
+@timesteps.register("square_root")
+@dataclass(frozen=True, kw_only=True)
+class SquareRoot(Timesteps):
+    """Squared number of levels grows linearly from s0^2 to (s1 + 1)^2.
+
+    N(k) = ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1, and at least 2
+
+    Unlike the doubling stages of `Exponential`, the number of levels changes often, and most in the beginning.
+
+    Attributes:
+        s0: Levels at the start.
+        s1: Intervals at the end, at least s0 - 1.
+
+    Source: CM section 6 as its code computes it. CM coupled this schedule to the decay of its target network, which
+    is not part of it here.
+    """
+
+    s0: int = 2
+    s1: int = 150
+
+    def __post_init__(self) -> None:
+        if self.s0 < 2:
+            raise ValueError(f"s0 must be at least 2, got {self.s0}")
+        if self.s1 < self.s0 - 1:
+            raise ValueError(f"s1 must be at least s0 - 1 = {self.s0 - 1}, got {self.s1}")
+
+    def levels_at(self, step: int, num_steps: int) -> int:
+        # In whole numbers, where no rounding can push a square past the next integer: with q = ceil(N^2), the smallest
+        # n with n^2 >= q is isqrt(q - 1) + 1.
+        growth = (self.s1 + 1) ** 2 - self.s0**2
+        square = self.s0**2 - (-min(step, num_steps) * growth) // num_steps
+        return math.isqrt(square - 1) + 1
+
+
 @levels.register("lognormal")
 @dataclass(frozen=True, kw_only=True)
 class Lognormal(Levels):

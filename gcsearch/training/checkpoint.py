@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,9 @@ class Checkpoint:
         optimizer: State of the optimizer.
         results: Results reported so far, as plain data: a driver that died before it recorded them gets them again.
         counters: Times, costs and running sums.
+        predictor_average: State of the average that generates end points, empty if the coupling has none of its own.
+        frozen_sha256: Digest of the frozen predictor's weights, if there is one. They stay in their own file, which
+            must not change between two parts of a training.
     """
 
     fingerprint: str
@@ -42,6 +45,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     results: list[dict[str, Any]]
     counters: dict[str, float]
+    predictor_average: dict[str, Tensor] = field(default_factory=dict)
+    frozen_sha256: str | None = None
 
     def save(self, path: Path) -> None:
         """Write to `path`; a crash leaves the old file or the new one, never half of one."""

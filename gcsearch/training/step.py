@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from gcsearch.config import Experiment
-from gcsearch.errors import TrialDiverged
+from gcsearch.errors import CheckpointError, ConfigError, TrialDiverged
+from gcsearch.registry import spec
+from gcsearch.science.couplings import Generator
 from gcsearch.science.ema import update_average
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.objectives import Models
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws, derive_seed
+from gcsearch.training.checkpoint import load_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +32,21 @@ class StepReport:
 
 
 class Learner:
-    """Network, its average and its optimizer, and the step that moves them.
+    """Network, its averages and its optimizer, and the step that moves them.
 
     Args:
         experiment: The recipe.
         device: Where to train.
+
+    Attributes:
+        network: Online network.
+        average: Its average, which is evaluated.
+        predictor_average: Its average that generates end points, if the coupling asks for one of its own.
+        frozen_sha256: Digest of the frozen predictor's weights, if the coupling has one. The fingerprint of the
+            experiment knows its path only.
+
+    Raises:
+        CheckpointError: The frozen predictor cannot be read or does not fit the experiment.
     """
 
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
@@ -41,7 +56,18 @@ class Learner:
         self.network = initialize(experiment.network, experiment.data.event_shape, seed).to(device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = experiment.optimizer.build(self.network.parameters())
-        self.models = Models(online=self._function(self.network), ema=self._function(self.average))
+        coupling = experiment.coupling
+        rules, path = (coupling.predictor_ema, coupling.checkpoint) if isinstance(coupling, Generator) else ((), None)
+        self.predictor_rule = rules[0] if rules else None
+        self.predictor_average = copy.deepcopy(self.average) if rules else None
+        frozen = None if path is None else load_frozen(Path(path), experiment).to(device)
+        self.frozen_sha256 = None if frozen is None else weights_sha256(frozen)
+        self.models = Models(
+            online=self._function(self.network),
+            ema=self._function(self.average),
+            predictor_ema=None if self.predictor_average is None else self._function(self.predictor_average),
+            frozen=None if frozen is None else self._function(frozen),
+        )
 
     def _function(self, network: nn.Module) -> ConsistencyFunction:
         training = self.experiment.training
@@ -72,4 +98,44 @@ class Learner:
             )
         self.optimizer.step()
         update_average(self.average, self.network, self.experiment.ema.decay(step + 1, training.batch_size))
+        if self.predictor_rule is not None and self.predictor_average is not None:
+            decay = self.predictor_rule.decay(step + 1, training.batch_size)
+            update_average(self.predictor_average, self.network, decay)
         return StepReport(loss=terms.loss.detach(), grad_norm=norm, forward_units=terms.forward_units)
+
+
+def load_frozen(path: Path, experiment: Experiment) -> nn.Module:
+    """Network with the averaged weights of a checkpoint, to predict end points in `experiment`.
+
+    Raises:
+        CheckpointError: It cannot be read, or its data have another shape or its process is another one.
+    """
+    checkpoint = load_checkpoint(path)
+    try:
+        theirs = Experiment.from_dict(checkpoint.config, source=str(path))
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: holds a recipe that this version of gcsearch cannot read: {error}") from None
+    if theirs.data.event_shape != experiment.data.event_shape:
+        raise CheckpointError(
+            f"{path}: a frozen predictor must be trained on examples of shape {experiment.data.event_shape}, got "
+            f"{theirs.data.event_shape}."
+        )
+    if theirs.process != experiment.process:
+        raise CheckpointError(
+            f"{path}: a frozen predictor must have the process {spec(experiment.process)}, got {spec(theirs.process)}."
+        )
+    network = initialize(theirs.network, theirs.data.event_shape, seed=0)
+    try:
+        network.load_state_dict(checkpoint.average)
+    except RuntimeError:
+        raise CheckpointError(f"{path}: the weights do not fit the network that its recipe names.") from None
+    return network.requires_grad_(False)
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Digest of all weights: equal if and only if names, shapes and values are."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

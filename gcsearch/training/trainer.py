@@ -227,6 +227,7 @@ class Trainer:
         path = self.latest_path
         if path is None:
             return
+        predictor_average = self.learner.predictor_average
         Checkpoint(
             fingerprint=self.experiment.fingerprint,
             config=self.experiment.to_dict(),
@@ -236,6 +237,8 @@ class Trainer:
             optimizer=self.learner.optimizer.state_dict(),
             results=[dataclasses.asdict(result) for result in self.results],
             counters=dict(self.counters),
+            predictor_average={} if predictor_average is None else predictor_average.state_dict(),
+            frozen_sha256=self.learner.frozen_sha256,
         ).save(path)
         self._keep_best()
 
@@ -253,7 +256,7 @@ class Trainer:
         """The latest checkpoint of this experiment, if there is one.
 
         Raises:
-            CheckpointError: It cannot be read, or belongs to another experiment.
+            CheckpointError: It cannot be read, or belongs to another experiment or frozen predictor.
         """
         path = self.latest_path
         if path is None or not path.exists():
@@ -263,6 +266,11 @@ class Trainer:
             raise CheckpointError(
                 f"{path}: was written for the experiment {checkpoint.fingerprint[:12]}, this one is "
                 f"{self.experiment.fingerprint[:12]}. Use another folder, or the old values."
+            )
+        if checkpoint.frozen_sha256 != self.learner.frozen_sha256:
+            raise CheckpointError(
+                f"{path}: the frozen predictor must be the one this training began with, got other weights in "
+                "coupling.checkpoint. Use another folder, or put the old file back."
             )
         return checkpoint
 
@@ -275,6 +283,8 @@ class Trainer:
         self.step = self._told_step = checkpoint.step
         self.learner.network.load_state_dict(checkpoint.network)
         self.learner.average.load_state_dict(checkpoint.average)
+        if self.learner.predictor_average is not None:
+            self.learner.predictor_average.load_state_dict(checkpoint.predictor_average)
         self.learner.optimizer.load_state_dict(checkpoint.optimizer)
         self.counters = dict(checkpoint.counters)
         for stored in checkpoint.results:

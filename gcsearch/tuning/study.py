@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,22 @@ def run_study(
         return driver.state
 
 
+def record_runs(directory: Path, run_ids: Mapping[str, str]) -> None:
+    """Note in the ledger which MLflow run shows which trial, once for each.
+
+    Args:
+        directory: Folder of the study.
+        run_ids: Trial to MLflow run.
+    """
+    with LedgerWriter(directory / LEDGER_NAME) as ledger:
+        events = read_events(directory / LEDGER_NAME)
+        known = {(event["trial"], event["mlflow_run_id"]) for event in events if event["event"] == "tracked"}
+        trials = StudyState(events).trials
+        for trial, run_id in sorted(run_ids.items()):
+            if trial in trials and (trial, run_id) not in known:
+                ledger.append("tracked", trial=trial, mlflow_run_id=run_id)
+
+
 def check_unchanged(study: StudySpec, directory: Path) -> None:
     """Refuse to continue a study whose experiment, space, objective or stopping rule differ from what it began with.
 
@@ -114,6 +130,7 @@ def provenance(study: StudySpec) -> dict[str, Any]:
         "keys": [entry.key for entry in study.space.entries],
         "horizon_images": study.experiment.training.num_images,
         "trials": study.budget.trials,
+        "cpus_per_worker": study.resources.cpus_per_worker,
         "provenance": {
             "versions": {name: _version(name) for name in VERSIONS},
             "python": platform.python_version(),

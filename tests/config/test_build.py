@@ -101,8 +101,11 @@ class TestEveryComponent:
 
 
 def test_the_neighbours_reach_most_fields():
-    reached = {(kind, name, field) for kind, name in [p.values for p in EVERY]
-               for field, _ in legal_neighbours(registries[kind][name])}  # fmt: skip
+    reached = {
+        (kind, name, field)
+        for kind, name in [p.values for p in EVERY]
+        for field, _ in legal_neighbours(registries[kind][name])
+    }
     assert len(reached) > 40
     assert ("coupling", "generator", "mu") in reached
     assert ("sampler", "multistep", "levels") in reached
@@ -120,7 +123,7 @@ def test_a_float_field_takes_a_whole_number_and_holds_a_float(value):
     assert type(level) is float
 
 
-@pytest.mark.parametrize("value", [64, 64.0, 6.4e1])
+@pytest.mark.parametrize("value", [64, 64.0])
 def test_an_integer_field_takes_a_whole_float_and_holds_an_integer(value):
     component = build("network", {"name": "mlp", "width": value})
     assert component == MLP(width=64)
@@ -160,12 +163,24 @@ def test_null_is_allowed_where_the_field_says_so_only():
         ("coupling", ["generator"], "must be a coupling's name or a mapping with a name, got ['generator']."),
         ("coupling", "a\nb", r"unknown coupling 'a\nb'."),
         ("coupling", {"name": "generator", "mu": 1.5}, "coupling: mu must be in [0, 1], got 1.5."),
-        ("coupling", {"name": "generator", "predictor": "emma"}, "predictor must be one of 'ema', 'online', got 'emma'."),
+        (
+            "coupling",
+            {"name": "generator", "predictor": "emma"},
+            "predictor must be one of 'ema', 'online', got 'emma'.",
+        ),
         ("coupling", {"name": "generator", "mu_end": "x"}, "mu_end must be a number or null, got 'x'."),
         ("optimizer", {"name": "lion", "betas": [0.9]}, "betas must be a list of 2 numbers, got [0.9]."),
-        ("optimizer", {"name": "lion", "betas": [0.9, 0.9, 0.9]}, "betas must be a list of 2 numbers, got [0.9, 0.9, 0.9]."),
+        (
+            "optimizer",
+            {"name": "lion", "betas": [0.9, 0.9, 0.9]},
+            "betas must be a list of 2 numbers, got [0.9, 0.9, 0.9].",
+        ),
         ("optimizer", {"name": "lion", "betas": 0.9}, "betas must be a list, got 0.9."),
-        ("optimizer", {"name": "lion", "betas": [0.9, "x"]}, "betas must be a list of 2 numbers (input should be a valid number), got [0.9, 'x']."),
+        (
+            "optimizer",
+            {"name": "lion", "betas": [0.9, "x"]},
+            "betas must be a list of 2 numbers (input should be a valid number), got [0.9, 'x'].",
+        ),
         ("network", {"name": "unet", "channel_mult": [1, 1.5]}, "channel_mult must be a list of numbers"),
         ("network", {"name": "unet", "channel_mult": "12"}, "channel_mult must be a list, got '12'."),
         ("optimizer", {"name": "lion", "betas": [0.9, float("inf")]}, "betas must be finite, got [0.9, inf]."),
@@ -173,7 +188,7 @@ def test_null_is_allowed_where_the_field_says_so_only():
         ("sampler", {"name": "multistep", "clip": "yes"}, "clip must be true or false, got 'yes'."),
         ("sampler", {"name": "multistep", "clip": 1}, "clip must be true or false, got 1."),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said_in_one_line(kind, given, message):
     with pytest.raises(ConfigError) as error:
         build(kind, given)

@@ -119,13 +119,22 @@ MISTAKES = {
         "coupling:\n  name: generator\n  muu: 0.5",
         "FILE:5: coupling 'generator' has no key 'muu'. Did you mean 'mu'? Known: end, mu, mu_end, predictor, start.",
     ),
-    "unknown setting": ("training: {num_image: 3}", "FILE:3: 'training' has no key 'num_image'. Did you mean 'num_images'?"),
-    "field of another component": ("coupling: {name: independent, mu: 1}", "FILE:3: coupling 'independent' has no key 'mu'."),
+    "unknown setting": (
+        "training: {num_image: 3}",
+        "FILE:3: 'training' has no key 'num_image'. Did you mean 'num_images'?",
+    ),
+    "field of another component": (
+        "coupling: {name: independent, mu: 1}",
+        "FILE:3: coupling 'independent' has no key 'mu'.",
+    ),
     "name is no word": ("network: {name: 3}", "FILE:3: network.name must be a word, got 3."),
     "name is empty": ("network: ''", "FILE:3: network: unknown network ''. Known: mlp, unet."),
     "section is empty": ("network:", "FILE:3: network must be a network's name or a mapping with a name, got None."),
     "section is a number": ("network: 3", "FILE:3: network must be a network's name or a mapping with a name, got 3."),
-    "section is a list": ("optimizer: [lion]", "FILE:3: optimizer must be a optimizer's name or a mapping with a name, got ['lion']."),
+    "section is a list": (
+        "optimizer: [lion]",
+        "FILE:3: optimizer must be a optimizer's name or a mapping with a name, got ['lion'].",
+    ),
     "settings are empty": ("training:", "FILE:3: training must be a mapping, got None."),
     "settings are a list": ("evaluation: [fid]", "FILE:3: evaluation must be a mapping, got ['fid']."),
     "word for a number": ("optimizer: {lr: fast}", "FILE:3: optimizer.lr must be a number, got 'fast'."),
@@ -138,7 +147,10 @@ MISTAKES = {
     "infinite number": ("optimizer: {lr: .inf}", "FILE:3: optimizer.lr must be finite, got inf."),
     "overflowing number": ("optimizer: {lr: 1e400}", "FILE:3: optimizer.lr must be finite, got inf."),
     "no number": ("optimizer: {lr: .nan}", "FILE:3: optimizer.lr must be finite, got nan."),
-    "no number in a list": ("optimizer: {betas: [.nan, 0.5]}", "FILE:3: optimizer.betas must be finite, got [nan, 0.5]."),
+    "no number in a list": (
+        "optimizer: {betas: [.nan, 0.5]}",
+        "FILE:3: optimizer.betas must be finite, got [nan, 0.5].",
+    ),
     "number for truth": ("training: {compile: 1}", "FILE:3: training.compile must be true or false, got 1."),
     "yaml 1.1 truth": ("training: {compile: on}", "FILE:3: training.compile must be true or false, got 'on'."),
     "literal": ("training: {precision: fp16}", "FILE:3: training.precision must be one of 'fp32', 'bf16', got 'fp16'."),
@@ -146,13 +158,25 @@ MISTAKES = {
     "below range": ("coupling: {mu: -0.1}", "FILE:3: coupling.mu must be in [0, 1], got -0.1."),
     "above range": ("coupling:\n  mu: 1.5", "FILE:4: coupling.mu must be in [0, 1], got 1.5."),
     "negative seed": ("seed: -1", "FILE:3: seed must be >= 0, got -1."),
-    "two fields": ("coupling: {start: 0.9, end: 0.1}", "FILE:3: coupling.start and end must satisfy 0 <= start < end <= 1, got 0.9 and 0.1."),
-    "later needs earlier": ("process: {sigma_min: 90}", "FILE:3: process.sigma_max must be > sigma_min = 90.0, got 80.0."),
+    "two fields": (
+        "coupling: {start: 0.9, end: 0.1}",
+        "FILE:3: coupling.start and end must satisfy 0 <= start < end <= 1, got 0.9 and 0.1.",
+    ),
+    "later needs earlier": (
+        "process: {sigma_min: 90}",
+        "FILE:3: process.sigma_max must be > sigma_min = 90.0, got 80.0.",
+    ),
     "beyond float32": ("process: {sigma_max: 1e39}", "FILE:3: process must have a grid of finite levels, got"),
     "overflow in the grid": ("process: {rho: 1e-3}", "FILE:3: process must have a grid of finite levels, got"),
     "no images": ("training: {num_images: 0}", "FILE:3: training.num_images must be at least 1, got 0."),
-    "batch of more than all": ("training: {num_images: 100}", "FILE:3: training.batch_size must be at most num_images = 100, got 128."),
-    "several workers": ("training: {num_workers: 2}", "FILE:3: training.num_workers must be 1, got 2. Training over several"),
+    "batch of more than all": (
+        "training: {num_images: 100}",
+        "FILE:3: training.batch_size must be at most num_images = 100, got 128.",
+    ),
+    "several workers": (
+        "training: {num_workers: 2}",
+        "FILE:3: training.num_workers must be 1, got 2. Training over several",
+    ),
     "nested name": (
         "evaluation:\n  every_images: 10_000\n  sampler: {name: multistp}",
         "FILE:5: evaluation.sampler: unknown sampler 'multistp'. Did you mean 'multistep'?",
@@ -169,12 +193,18 @@ MISTAKES = {
         "evaluation:\n  sampler:\n    name: multistep\n    levels: [1.0, 2.0]",
         "FILE:6: evaluation.sampler.levels must be decreasing, got [1.0, 2.0].",
     ),
-    "metric": ("evaluation:\n  metrics:\n  - fid\n  - fidd", "FILE:6: evaluation.metrics.1: unknown metric 'fidd'. Did you mean 'fid'?"),
+    "metric": (
+        "evaluation:\n  metrics:\n  - fid\n  - fidd",
+        "FILE:6: evaluation.metrics.1: unknown metric 'fidd'. Did you mean 'fid'?",
+    ),
     "metric's field": (
         "evaluation:\n  metrics:\n  - fid\n  - {name: kid, subset_size: 1}",
         "FILE:6: evaluation.metrics.1.subset_size must be at least 2, got 1.",
     ),
-    "no metric": ("evaluation: {metrics: []}", "FILE:3: evaluation.metrics must name at least one metric and none twice, got []."),
+    "no metric": (
+        "evaluation: {metrics: []}",
+        "FILE:3: evaluation.metrics must name at least one metric and none twice, got [].",
+    ),
     "metric twice": ("evaluation: {metrics: [fid, fid]}", "FILE:3: evaluation.metrics must name at least one"),
     "few samples": ("evaluation: {num_samples: 3}", "FILE:3: evaluation.num_samples must be at least 16, got 3."),
     "unknown extractor": (
@@ -205,7 +235,7 @@ MISTAKES = {
     "invalid yaml": ("coupling: {mu: 0.1", "FILE:4: is not valid YAML"),
     "date": ("seed: 2020-01-01", "FILE:3: must be a number, word, list or mapping"),
     "half a character": ('network: {name: mlp, width: "\\ud800"}', "FILE:3: network.width must be"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "expected"), MISTAKES.values(), ids=MISTAKES)
@@ -322,8 +352,7 @@ def others(value, path):
 def replaced(data, path, value):
     head, *rest = path
     if isinstance(data, list):
-        return [replaced(item, rest, value) if rest else value if index == head else item
-                if index == head else item for index, item in enumerate(data)]  # fmt: skip
+        return [replaced(item, rest, value) if index == head else item for index, item in enumerate(data)]
     return {
         key: (replaced(item, rest, value) if rest else value) if key == head else item for key, item in data.items()
     }
@@ -360,7 +389,9 @@ def test_every_single_value_of_a_recipe_changes_its_fingerprint(base):
     assert all(path[-1] == "name" or path[-1] in ("num_workers", "extractor") for path in untouched), untouched
 
 
-@pytest.mark.parametrize("kind", ["network", "process", "timesteps", "levels", "weighting", "coupling", "distance", "optimizer", "ema"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind", ["network", "process", "timesteps", "levels", "weighting", "coupling", "distance", "optimizer", "ema"]
+)
 def test_every_component_of_a_kind_has_a_fingerprint_of_its_own(kind):
     experiments = [Experiment.from_dict({"name": "x", "data": "digits", kind: name}) for name in registries[kind]]
     assert len({experiment.fingerprint for experiment in experiments}) == len(registries[kind]) > 1

@@ -35,8 +35,8 @@ space:
   coupling.mu: {min: 0.0, max: 1.0}
   optimizer:
     values:
-      - {name: lion, lr: {min: 1e-5, max: 1e-2, scale: log}}
-      - {name: adam, lr: {min: 1e-5, max: 1e-2, scale: log}}
+      - {name: lion, lr: {min: 5e-3, max: 5e-2, scale: log}}
+      - {name: adam, lr: {min: 5e-3, max: 5e-2, scale: log}}
 budget: {trials: 6}
 search: {sampler: {name: auto, min_observations: 3}, seed: 1}
 stopping: {name: asha, min_images: 512, factor: 2}
@@ -136,6 +136,19 @@ def studies(tmp_path):
     running.close()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Folder of a study that ran one trial at a time and was never killed."""
+    running = Studies(tmp_path_factory.mktemp("whole"))
+    try:
+        folder = running.folder("whole")
+        running.finish(folder)
+        wait_for(lambda: not running.left_over(), 15, "Ray to be gone after its study ended")
+        yield folder
+    finally:
+        running.close()
+
+
 def ledger_of(folder):
     return folder / "studies" / "small" / LEDGER_NAME
 
@@ -206,38 +219,40 @@ def check_files(folder, state):
         assert set(record.samples) == {0, *[result.images for result in record.results]}
 
 
-def test_a_study_finishes_and_leaves_all_that_it_promises(studies):
-    folder = studies.folder("a", concurrent="auto")
-    state = studies.finish(folder)
+def test_a_study_finishes_and_leaves_all_that_it_promises(whole):
+    state = StudyState(events_of(whole))
     assert state.ended
     assert list(state.trials) == [f"{number:04d}" for number in range(6)]
     assert {record.state for record in state.trials.values()} == {"completed", "stopped"}
-    assert check_ledger(folder) == set(state.trials)
-    check_files(folder, state)
+    assert check_ledger(whole) == set(state.trials)
+    check_files(whole, state)
     for record in state.of_state("completed"):
         assert [result.images for result in record.results] == [512, 1024, 1536, 2048]
-    wait_for(lambda: not studies.left_over(), 15, f"Ray to be gone: {studies.left_over()}")
+    assert {record.images for record in state.of_state("stopped")} <= {512, 1024}
 
-    # More trials are an extension; the old ones stay as they are.
-    (folder / "study.yaml").write_text((folder / "study.yaml").read_text().replace("trials: 6", "trials: 7"))
+
+def test_a_finished_study_is_extended_and_what_it_has_stays(studies, whole):
+    folder = studies.folder("more", concurrent="auto", old="trials: 6", new="trials: 7")
+    shutil.copytree(whole / "studies", folder / "studies")
+    before = ledger_of(folder).read_text()
     extended = studies.finish(folder)
-    assert len(extended.trials) == 7
-    assert {trial: known for trial, known in outcome(extended).items() if trial != "0006"} == outcome(state)
+    assert ledger_of(folder).read_text().startswith(before)
+    assert check_ledger(folder) == {f"{number:04d}" for number in range(7)}
+    check_files(folder, extended)
 
 
-def test_a_killed_study_goes_on_as_if_it_had_not_been_killed(studies):
-    whole = studies.finish(studies.folder("whole"))
+@pytest.mark.parametrize("count", [3, 8])
+def test_a_killed_study_goes_on_as_if_it_had_not_been_killed(studies, whole, count):
     folder = studies.folder("killed")
-    for count in (3, 8):
-        process = studies.start(folder)
-        wait_for_events(folder, process, count)
-        process.kill()
-        process.wait(timeout=10)
-        wait_for(lambda: not studies.left_over(), 20, "Ray to be gone after its driver was killed")
+    process = studies.start(folder)
+    wait_for_events(folder, process, count)
+    process.kill()
+    process.wait(timeout=10)
+    wait_for(lambda: not studies.left_over(), 20, "Ray to be gone after its driver was killed")
     assert not StudyState(events_of(folder)).ended
     resumed = studies.finish(folder)
-    assert outcome(resumed) == outcome(whole)
-    assert check_ledger(folder) == set(whole.trials)
+    assert outcome(resumed) == outcome(StudyState(events_of(whole)))
+    check_ledger(folder)
     check_files(folder, resumed)
 
 
@@ -276,7 +291,7 @@ def test_a_trial_that_raises_is_recorded_and_the_others_go_on(studies):
     assert failed.state == "failed"
     assert "samples" in failed.reason
     assert failed.reason.split(":")[0] in ("FileExistsError", "NotADirectoryError")
-    assert [record.trial for record in state.of_state("completed", "stopped")] == ["0000", "0002", "0003", "0004", "0005"]
+    assert {record.trial for record in state.of_state("completed", "stopped")} == set(state.trials) - {"0001"}
     assert check_ledger(folder) == set(state.trials)
 
 

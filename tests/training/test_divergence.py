@@ -65,7 +65,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("optimizer", ["lion", "adam", "adamw", "radam"])
+@pytest.mark.parametrize("optimizer", ["lion", "adamw"])
 def test_a_loss_or_gradient_that_is_not_finite_ends_the_training_before_anything_moves(
     tiny, digits, monkeypatch, change, optimizer
 ):

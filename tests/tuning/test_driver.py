@@ -179,7 +179,7 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another(study_file,
 def test_killed_at_any_event_and_resumed_it_is_the_study_that_was_never_killed(study, tmp_path, checkpoint):
     whole = outcome(run(study, tmp_path / "whole"))
     lines = lines_of(tmp_path / "whole")
-    step = 1 if checkpoint == "as the ledger" else 2
+    step = 1 if checkpoint == "as the ledger" else 3
     for count in range(0, len(lines) + 1, step):
         directory = tmp_path / f"killed-{count}"
         directory.mkdir()

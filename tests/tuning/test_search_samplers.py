@@ -101,9 +101,8 @@ def several():
     return [suggest(search_samplers[name](), observations, 7, n) for name in search_samplers for n in range(60, 70)]
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_another_process_suggests_the_same(hash_seed):
-    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+def test_another_process_suggests_the_same():
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
     command = [sys.executable, "-c", SCRIPT, __file__]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=True)
     assert json.loads(done.stdout) == several()
@@ -207,11 +206,11 @@ def test_diverged_trials_alone_do_not_make_a_rung_worth_modelling():
 
 def test_the_share_of_random_trials_is_what_it_says():
     observations = with_scores(4, 20, lambda _: 3)
-    random = [suggest(RandomSampler(), [], 0, number) for number in range(20, 320)]
-    auto = [suggest(RungAwareTPE(random_share=0.25), observations, 0, number) for number in range(20, 320)]
-    share = sum(one == other for one, other in zip(auto, random, strict=True)) / 300
-    assert 0.17 < share < 0.33
-    assert [suggest(RungAwareTPE(random_share=1.0), observations, 0, n) for n in range(20, 320)] == random
+    random = [suggest(RandomSampler(), [], 0, number) for number in range(20, 170)]
+    auto = [suggest(RungAwareTPE(random_share=0.25), observations, 0, number) for number in range(20, 170)]
+    share = sum(one == other for one, other in zip(auto, random, strict=True)) / 150
+    assert 0.15 < share < 0.35
+    assert [suggest(RungAwareTPE(random_share=1.0), observations, 0, n) for n in range(20, 170)] == random
 
 
 def search(sampler, evaluate, seed, trials, space=LINE):

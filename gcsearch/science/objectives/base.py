@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gcsearch.registry import Component, Registry
-from gcsearch.science.couplings import Coupling
+from gcsearch.science.couplings import Coupling, Predictor
 from gcsearch.science.distances import Distance
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Process
@@ -37,11 +37,26 @@ class Models:
 
     Attributes:
         online: Current weights: the student with gradient, the teacher without.
-        ema: Averaged weights.
+        ema: Averaged weights, which are evaluated.
+        predictor_ema: Averaged weights that generate end points, if those are not `ema`.
+        frozen: Weights of another training that generate end points, if the coupling asks for them.
     """
 
     online: ConsistencyFunction
     ema: ConsistencyFunction
+    predictor_ema: ConsistencyFunction | None = None
+    frozen: ConsistencyFunction | None = None
+
+    @property
+    def predictors(self) -> dict[str, Predictor]:
+        """Networks that a coupling may generate end points with, by the name it uses."""
+        predictors: dict[str, Predictor] = {
+            "online": self.online,
+            "ema": self.ema if self.predictor_ema is None else self.predictor_ema,
+        }
+        if self.frozen is not None:
+            predictors["frozen"] = self.frozen
+        return predictors
 
 
 @dataclass(frozen=True, kw_only=True)
