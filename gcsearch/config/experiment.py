@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from gcsearch.config.build import build, build_settings
 from gcsearch.config.documents import Document, read_document
+from gcsearch.config.imports import import_modules
 from gcsearch.data import Dataset
 from gcsearch.errors import ConfigError, FieldError, suggestion
 from gcsearch.metrics import Extractor, Metric, extractors
@@ -103,9 +104,15 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A complete recipe; every field is a section of the experiment file."""
+    """A complete recipe; every field is a section of the experiment file.
+
+    Attributes:
+        imports: Modules of the user's own that register components; imported before anything is built.
+        seed: Seed of weights, data order, noise and levels.
+    """
 
     name: str
+    imports: tuple[str, ...] = ()
     seed: int = 0
     data: Dataset
     network: Network = field(default_factory=UNet)
@@ -199,6 +206,7 @@ class Experiment:
     @classmethod
     def from_document(cls, document: Document) -> Experiment:
         """Experiment from parsed data, with places for messages."""
+        import_modules(document)
         return build_settings(cls, document.data, document)
 
     @classmethod

@@ -71,8 +71,10 @@ def load_classifier(device: torch.device | str = "cpu") -> DigitsClassifier:
     device.
     """
     device = torch.device(device)
-    network = DigitsClassifier()
-    network.load_state_dict(load_file(WEIGHTS))
+    # On the meta device nothing is initialised, so the global generator is left alone.
+    with torch.device("meta"):
+        network = DigitsClassifier()
+    network.load_state_dict(load_file(WEIGHTS), assign=True)
     dtype = torch.float64 if device.type == "cuda" else torch.float32
     return network.to(device, dtype).eval().requires_grad_(False)
 

@@ -168,7 +168,8 @@ class Generator(Coupling):
             evaluated (the section `ema`), as published. A long average lags behind a short training, and as predictor
             it would generate from early weights.
         checkpoint: File of the frozen predictor, a checkpoint of gcsearch, of which the averaged weights are taken.
-            Its data must have the same shape and its process must be the same. For ``frozen`` only.
+            Its data must have the same shape and its process must be the same. For ``frozen`` only. A relative path
+            starts at the working directory, which workers of a study need not share: give an absolute one there.
         base: Coupling that data and noise get before any end point is generated: ``independent``, or ``ot`` (see
             `OptimalTransport`).
         clamp: Clip generated end points to [-1, 1], the range of images. Not in the papers.
@@ -205,7 +206,9 @@ class Generator(Coupling):
         if len(self.predictor_ema) > 1:
             raise ValueError(f"predictor_ema must be one average, got {len(self.predictor_ema)}")
         if self.predictor_ema and self.predictor != "ema":
-            raise ValueError(f"predictor_ema must be left out unless predictor is 'ema', got predictor {self.predictor!r}")
+            raise ValueError(
+                f"predictor_ema must be left out unless predictor is 'ema', got predictor {self.predictor!r}"
+            )
 
     def mixing_rate(self, progress: float) -> float:
         """Mu at `progress` = step / num_steps."""

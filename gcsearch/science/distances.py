@@ -60,9 +60,9 @@ class ElementwisePseudoHuber(Distance):
 
     D(a, b) = sum over j of (sqrt((a_j - b_j)^2 + C^2) - C), C = c sqrt(d)
 
-    Another loss than `PseudoHuber`, which has one square root per example: with the same c, the single scalar must
-    reach C where there the norm must, so this one is quadratic far longer, and it does not normalise the gradient of
-    an example. Several public reproductions of iCT use it; it is here for comparison with them, not with the papers.
+    Another loss than `PseudoHuber`, which has one square root per example: here every scalar is bounded on its own, and
+    a difference that is spread over d scalars stays quadratic sqrt(d) times longer. Several public reproductions of iCT
+    use it (some with the mean); it is here for comparison with them, not with the papers.
 
     Attributes:
         c: Coefficient c > 0 of sqrt(d), where d is the number of scalars in an example.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -121,9 +122,9 @@ class MixtureFlow(IdealFlow):
     For data N(m_k, s^2 I) with weights pi_k, source N(n_j, t^2 I) with weights rho_j, at noisy = a data + b noise:
 
     r_kj ~ pi_k rho_j N(x; mu_kj, C I), mu_kj = a m_k + b n_j, C = a^2 s^2 + b^2 t^2
-    E[data | x] = sum r_kj (m_k + a s^2 / C (x - mu_kj))
-    E[noise | x] = sum r_kj (n_j + b t^2 / C (x - mu_kj))
     score = sum r_kj (mu_kj - x) / C
+    E[data | x] = sum r_kj m_k - a s^2 score
+    E[noise | x] = sum r_kj n_j - b t^2 score
 
     Finite at every level where C > 0, both ends of a straight path included.
 
@@ -139,61 +140,52 @@ class MixtureFlow(IdealFlow):
     data: GaussianMixture
     source: GaussianMixture | None = None
 
-    @property
+    @cached_property
     def noise(self) -> GaussianMixture:
         """Distribution of the noise."""
-        return (
-            GaussianMixture(means=torch.zeros_like(self.data.means[:1]), std=1.0)
-            if self.source is None
-            else self.source
-        )
-
-    def variance(self, noisy: Batch, sigma: PerExample) -> PerExample:
-        """Variance C of every component in every direction."""
-        level = self.process.coefficients(sigma.to(noisy))
-        return (level.data * self.data.std).square() + (level.noise * self.noise.std).square()
-
-    def log_joint(self, noisy: Batch, sigma: PerExample) -> Tensor:
-        """Logarithm of pi_k rho_j N(noisy; mu_kj, C I), shape (B, K, J)."""
-        level, variance = self.process.coefficients(sigma.to(noisy)), self.variance(noisy, sigma)[:, None, None]
-        data, noise = self.data.means.to(noisy).flatten(1), self.noise.means.to(noisy).flatten(1)
-        centres = (
-            level.data[:, None, None, None] * data[None, :, None] + level.noise[:, None, None, None] * noise[None, None]
-        )
-        distances = (noisy.flatten(1)[:, None, None] - centres).square().sum(3)
-        weights = self.data.weights.to(noisy).log()[:, None] + self.noise.weights.to(noisy).log()
-        return weights - distances / (2 * variance) - data.shape[1] / 2 * (2 * math.pi * variance).log()
+        normal = GaussianMixture(means=torch.zeros_like(self.data.means[:1]), std=1.0)
+        return normal if self.source is None else self.source
 
     def log_density(self, noisy: Batch, sigma: PerExample) -> PerExample:
         """Logarithm of p_sigma(noisy)."""
-        return self.log_joint(noisy, sigma).flatten(1).logsumexp(1)
-
-    def expected_modes(self, noisy: Batch, sigma: PerExample) -> tuple[Batch, Batch]:
-        """Means of the data's and the source's mode given the state: sum r_kj m_k and sum r_kj n_j."""
-        responsibility = self.log_joint(noisy, sigma).flatten(1).softmax(1)
-        responsibility = responsibility.reshape(-1, len(self.data.means), len(self.noise.means))
-        data = torch.einsum("bkj,k...->b...", responsibility, self.data.means.to(noisy))
-        noise = torch.einsum("bkj,j...->b...", responsibility, self.noise.means.to(noisy))
-        return data, noise
+        return self._log_joint(noisy, self.process.coefficients(sigma.to(noisy))).flatten(1).logsumexp(1)
 
     def expectation(self, noisy: Batch, sigma: PerExample) -> Estimate:
         """E[data | noisy] and E[noise | noisy] under independent coupling."""
         level = self.process.coefficients(sigma.to(noisy))
-        data, noise = self.expected_modes(noisy, sigma)
-        offset = noisy - per_example(level.data, noisy) * data - per_example(level.noise, noisy) * noise
-        scaled = offset / per_example(self.variance(noisy, sigma), noisy)
+        data, noise, score = self._posterior(noisy, level)
         return Estimate(
-            data=data + per_example(level.data * self.data.std**2, noisy) * scaled,
-            noise=noise + per_example(level.noise * self.noise.std**2, noisy) * scaled,
+            data=data - per_example(level.data * self.data.std**2, noisy) * score,
+            noise=noise - per_example(level.noise * self.noise.std**2, noisy) * score,
             coefficients=level,
         )
 
     def score(self, noisy: Batch, sigma: PerExample) -> Batch:
         """Gradient of `log_density` by the state, for any source."""
-        level = self.process.coefficients(sigma.to(noisy))
-        data, noise = self.expected_modes(noisy, sigma)
+        return self._posterior(noisy, self.process.coefficients(sigma.to(noisy)))[2]
+
+    def _variance(self, level: Coefficients) -> PerExample:
+        """Variance C of every component in every direction."""
+        return (level.data * self.data.std).square() + (level.noise * self.noise.std).square()
+
+    def _log_joint(self, noisy: Batch, level: Coefficients) -> Tensor:
+        """Logarithm of pi_k rho_j N(noisy; mu_kj, C I), shape (B, K, J)."""
+        variance = self._variance(level)[:, None, None]
+        data, noise = self.data.means.to(noisy).flatten(1), self.noise.means.to(noisy).flatten(1)
+        centres = torch.einsum("b,kd->bkd", level.data, data)[:, :, None]
+        centres = centres + torch.einsum("b,jd->bjd", level.noise, noise)[:, None]
+        distances = (noisy.flatten(1)[:, None, None] - centres).square().sum(3)
+        weights = self.data.weights.to(noisy).log()[:, None] + self.noise.weights.to(noisy).log()
+        return weights - distances / (2 * variance) - data.shape[1] / 2 * (2 * math.pi * variance).log()
+
+    def _posterior(self, noisy: Batch, level: Coefficients) -> tuple[Batch, Batch, Batch]:
+        """Means of the data's and of the source's mode given the state, sum r_kj m_k and sum r_kj n_j, and the score."""
+        joint = self._log_joint(noisy, level)
+        responsibility = joint.flatten(1).softmax(1).reshape(joint.shape)
+        data = torch.einsum("bkj,k...->b...", responsibility, self.data.means.to(noisy))
+        noise = torch.einsum("bkj,j...->b...", responsibility, self.noise.means.to(noisy))
         centre = per_example(level.data, noisy) * data + per_example(level.noise, noisy) * noise
-        return (centre - noisy) / per_example(self.variance(noisy, sigma), noisy)
+        return data, noise, (centre - noisy) / per_example(self._variance(level), noisy)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

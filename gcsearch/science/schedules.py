@@ -113,12 +113,12 @@ class Exponential(Timesteps):
 class SquareRoot(Timesteps):
     """Squared number of levels grows linearly from s0^2 to (s1 + 1)^2.
 
-    N(k) = ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1, and at least 2
+    N(k) = ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1
 
     Unlike the doubling stages of `Exponential`, the number of levels changes often, and most in the beginning.
 
     Attributes:
-        s0: Levels at the start.
+        s0: Levels at the start, at least 2.
         s1: Intervals at the end, at least s0 - 1.
 
     Source: CM section 6 as its code computes it. CM coupled this schedule to the decay of its target network, which

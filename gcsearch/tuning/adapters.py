@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from gcsearch.config.imports import search_paths
 from gcsearch.tuning.driver import Driver
 from gcsearch.tuning.trial import MESSAGE
 
@@ -42,6 +45,7 @@ class LedgerSearcher(Searcher):
             "reported_images": record.images,
             "cpus": resources.cpus_per_worker,
             "gpus": resources.gpus_per_worker,
+            "paths": search_paths(self.driver.study.base),
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -55,6 +59,16 @@ class LedgerSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _reason(trial: Any) -> str:
+    """Why Tune says that a trial failed. From its local file: what `trial.get_pickled_error` reads is there later."""
+    path = trial.pickled_error_file
+    if not path or not Path(path).exists():
+        return "its process died, or could not be started"
+    error = cloudpickle.loads(Path(path).read_bytes())
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {str(cause).strip() or 'no message'}"
 
 
 class LedgerScheduler(FIFOScheduler):
@@ -78,9 +92,7 @@ class LedgerScheduler(FIFOScheduler):
         """The trial's process raised or died."""
         name = trial.config["trial"]
         if name in self.driver.active:
-            error = trial.get_pickled_error()
-            cause = getattr(error, "cause", None) or error
-            self.driver.end(name, "failed", f"{type(cause).__name__}: {str(cause).strip() or 'no message'}"[-2000:])
+            self.driver.end(name, "failed", _reason(trial)[-2000:])
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

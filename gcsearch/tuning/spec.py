@@ -195,7 +195,12 @@ def load_study(
     wanted = experiment or document.data["experiment"]
     if not isinstance(wanted, str):
         raise ConfigError(f"{document.where(('experiment',))}: experiment must be a name or a path, got {wanted!r}.")
-    base = read_document(find_experiment(wanted, beside=path)).with_assignments(assignments)
+    try:
+        found = find_experiment(wanted, beside=path)
+    except ConfigError as error:
+        place = "--experiment" if experiment else document.where(("experiment",))
+        raise ConfigError(f"{place}: {error}") from None
+    base = read_document(found).with_assignments(assignments)
     built = Experiment.from_document(base)
 
     study_name = str(name or document.data.get("name") or path.stem)

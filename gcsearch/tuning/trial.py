@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -30,11 +31,12 @@ def run_trial(config: dict[str, Any]) -> None:
 
     Args:
         config: ``experiment`` (plain data), ``directory`` (of the trial), ``reported_images`` (what the driver already
-            has), ``cpus``, ``gpus``.
+            has), ``cpus``, ``gpus``, ``paths`` (folders of the user's own modules).
     """
     import torch
     from ray import tune
 
+    sys.path[:] = [*sys.path, *(path for path in config["paths"] if path not in sys.path)]
     torch.set_num_threads(config["cpus"])
     experiment = Experiment.from_dict(config["experiment"], source=f"trial {config['trial']}")
 
@@ -51,14 +53,20 @@ def run_trial(config: dict[str, Any]) -> None:
     def progress(images: int, images_per_second: float) -> None:
         send(progress=[images, images_per_second])
 
-    outcome = Trainer(
-        experiment,
-        examples=_examples(experiment.data),
-        directory=Path(config["directory"]),
-        device="cuda" if config["gpus"] > 0 else "cpu",
-        report=report,
-        progress=progress,
-        on_samples=on_samples,
-        reported_images=config["reported_images"],
-    ).fit()
+    try:
+        outcome = Trainer(
+            experiment,
+            examples=_examples(experiment.data),
+            directory=Path(config["directory"]),
+            device="cuda" if config["gpus"] > 0 else "cpu",
+            report=report,
+            progress=progress,
+            on_samples=on_samples,
+            reported_images=config["reported_images"],
+        ).fit()
+    except Exception as error:
+        # Told here because Tune does not pass the error on in time; raised all the same, so that a process whose CUDA
+        # context may be broken is not used again.
+        send(outcome={"state": "failed", "reason": f"{type(error).__name__}: {str(error).strip() or 'no message'}"})
+        raise
     send(outcome={"state": outcome.state, "reason": outcome.reason})

@@ -78,7 +78,7 @@ class TestEveryComponent:
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
             wrong = 3.5 if hints[field.name] is str else {"a": 1}
-            with pytest.raises(ConfigError, match=rf"{field.name}.* must be .*, got "):
+            with pytest.raises(ConfigError, match=rf"{field.name}.* must (be .*, got|have a name)"):
                 build(kind, {"name": name, field.name: wrong})
 
     def test_refuses_strings_and_truth_values_for_numbers(self, kind, name):
@@ -151,10 +151,14 @@ def test_null_is_allowed_where_the_field_says_so_only():
     ("kind", "given", "message"),
     [
         ("couplin", "generator", "unknown kind of component 'couplin'. Did you mean 'coupling'?"),
-        ("coupling", "genertor", "coupling: coupling: unknown coupling 'genertor'. Did you mean 'generator'? Known: "),
+        (
+            "coupling",
+            "genertor",
+            "coupling: coupling: unknown coupling 'genertor'. Did you mean 'generator'? Known: generator, ",
+        ),
         ("coupling", {"name": "generator", "mix": 1}, "coupling: coupling 'generator' has no key 'mix'."),
         ("coupling", {"name": "generator", "m": 1}, "Did you mean 'mu'?"),
-        ("coupling", {"mu": 1}, "coupling: coupling must have a name. Known: generator, independent"),
+        ("coupling", {"mu": 1}, "coupling: coupling must have a name. Known: generator, "),
         ("coupling", {"name": 3}, "coupling: coupling.name must be a word, got 3."),
         ("coupling", {"name": None}, "coupling: coupling.name must be a word, got None."),
         ("coupling", {"name": ["generator"]}, "coupling: coupling.name must be a word, got ['generator']."),
@@ -166,7 +170,7 @@ def test_null_is_allowed_where_the_field_says_so_only():
         (
             "coupling",
             {"name": "generator", "predictor": "emma"},
-            "predictor must be one of 'ema', 'online', got 'emma'.",
+            "predictor must be one of 'ema', 'online', ",
         ),
         ("coupling", {"name": "generator", "mu_end": "x"}, "mu_end must be a number or null, got 'x'."),
         ("optimizer", {"name": "lion", "betas": [0.9]}, "betas must be a list of 2 numbers, got [0.9]."),

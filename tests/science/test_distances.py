@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from gcsearch.science.distances import L1, PseudoHuber, SquaredL2
+from gcsearch.science.distances import L1, ElementwisePseudoHuber, PseudoHuber, SquaredL2
 
 
 def pair(size, shape=(3, 4, 4), num=6, dtype=torch.float64):
@@ -94,3 +94,35 @@ def test_squared_and_absolute_distances_sum_over_the_example():
 def test_meaningless_offset_is_rejected(c):
     with pytest.raises(ValueError, match="c must be > 0, got"):
         PseudoHuber(c=c)
+
+
+@pytest.mark.parametrize("size", [1e-4, 0.1, 10.0])
+@pytest.mark.parametrize("c", [0.00054, 0.03, 1.0])
+def test_elementwise_pseudo_huber_equals_a_loop_over_the_formula(size, c):
+    first, second = pair(size)
+    offset = c * math.sqrt(48)
+    expected = [
+        sum(math.sqrt((p - q) ** 2 + offset**2) - offset for p, q in zip(a, b, strict=True))
+        for a, b in zip(first.flatten(1).tolist(), second.flatten(1).tolist(), strict=True)
+    ]
+    torch.testing.assert_close(
+        ElementwisePseudoHuber(c=c)(first, second), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-12
+    )
+
+
+def test_elementwise_pseudo_huber_is_that_of_the_whole_example_for_one_scalar_only():
+    first, second = pair(0.01, shape=(1,))
+    torch.testing.assert_close(ElementwisePseudoHuber()(first, second), PseudoHuber()(first, second))
+    first, second = pair(0.01)
+    assert (ElementwisePseudoHuber()(first, second) > 1.5 * PseudoHuber()(first, second)).all()
+
+
+def test_elementwise_pseudo_huber_is_the_absolute_distance_far_out():
+    first, second = torch.zeros(1, 100), torch.ones(1, 100)
+    assert ElementwisePseudoHuber()(first, second).item() == pytest.approx(100.0, rel=1e-2)
+
+
+@pytest.mark.parametrize("c", [0.0, -1.0, math.nan])
+def test_meaningless_offset_of_the_elementwise_form_is_rejected(c):
+    with pytest.raises(ValueError, match="c must be > 0, got"):
+        ElementwisePseudoHuber(c=c)

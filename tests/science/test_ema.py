@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from gcsearch.science.ema import Constant, PowerWarmup, update_average
+from gcsearch.science.ema import Constant, PowerFunction, PowerWarmup, power_of_width, update_average
 
 
 class Network(nn.Module):
@@ -106,8 +107,70 @@ def test_average_of_a_constant_network_converges_to_it():
         (PowerWarmup, {"power": 0.0}, "power must be > 0"),
         (PowerWarmup, {"period": 0}, "period must be at least 1"),
         (Constant, {"half_life_images": 0.0}, "half_life_images must be > 0"),
+        (PowerFunction, {"sigma_rel": 0.0}, r"sigma_rel must be in \(0, 0.28\), got 0.0"),
+        (PowerFunction, {"sigma_rel": 0.28}, "sigma_rel must be in"),
+        (PowerFunction, {"sigma_rel": -0.1}, "sigma_rel must be in"),
+        (PowerFunction, {"sigma_rel": math.nan}, "sigma_rel must be in"),
     ],
 )
 def test_meaningless_values_are_rejected_by_name(cls, values, message):
     with pytest.raises(ValueError, match=message):
         cls(**values)
+
+
+def profile(rule, num_steps):
+    """Weight of the weights after each step in the average after `num_steps`, by going back through the updates."""
+    kept, weights = 1.0, np.zeros(num_steps)
+    for step in range(num_steps, 0, -1):
+        decay = rule.decay(step, 128)
+        weights[step - 1] = kept * (1 - decay)
+        kept *= decay
+    assert kept == 0.0  # the initial weights are forgotten by the first update
+    return weights
+
+
+def relative_width(weights):
+    times = np.arange(1, len(weights) + 1) / len(weights)
+    mean = (weights * times).sum()
+    return math.sqrt((weights * (times - mean) ** 2).sum())
+
+
+WIDTHS = [0.01, 0.05, 0.1, 0.2, 0.279]
+
+
+@pytest.mark.parametrize("sigma_rel", WIDTHS)
+@pytest.mark.parametrize("num_steps", [1_000, 10_000])
+def test_width_of_the_power_profile_is_the_one_asked_for(sigma_rel, num_steps):
+    weights = profile(PowerFunction(sigma_rel=sigma_rel), num_steps)
+    assert weights.sum() == pytest.approx(1.0, rel=1e-9)
+    assert relative_width(weights) == pytest.approx(sigma_rel, rel=1e-2 if num_steps == 1_000 else 1e-3)
+
+
+@pytest.mark.parametrize("sigma_rel", WIDTHS)
+def test_power_profile_in_relative_time_is_the_same_for_short_and_long_trainings(sigma_rel):
+    rule = PowerFunction(sigma_rel=sigma_rel)
+    short, long = np.cumsum(profile(rule, 1_000)), np.cumsum(profile(rule, 10_000))
+    # The profile is (k / n)^(gamma + 1) exactly, so the two agree at every tenth step.
+    np.testing.assert_allclose(short, long[9::10], rtol=1e-9, atol=1e-15)
+    power = power_of_width(sigma_rel)
+    np.testing.assert_allclose(short, (np.arange(1, 1_001) / 1_000) ** (power + 1), rtol=1e-9, atol=1e-15)
+
+
+def test_profile_of_a_constant_decay_is_not_the_same_for_short_and_long_trainings():
+    rule = Constant(half_life_images=64_000.0)
+    ages = [math.log(0.5) / math.log(rule.decay(num_steps, 128)) / num_steps for num_steps in (1_000, 10_000)]
+    assert ages[0] == pytest.approx(10 * ages[1])
+
+
+@pytest.mark.parametrize("sigma_rel", [1e-4, *WIDTHS])
+def test_exponent_solves_the_published_equation(sigma_rel):
+    power = power_of_width(sigma_rel)
+    assert power >= 0
+    assert (power + 1) / ((power + 2) ** 2 * (power + 3)) == pytest.approx(sigma_rel**2, rel=1e-9)
+    # t = sigma_rel^-2 turns it into a cubic, of which the largest real root is meant.
+    t = sigma_rel**-2
+    assert power == pytest.approx(np.roots([1, 7, 16 - t, 12 - t]).real.max(), rel=1e-6)
+
+
+def test_first_update_of_the_power_function_takes_the_network_itself():
+    assert PowerFunction().decay(1, 128) == 0.0

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from gcsearch.science.couplings import Generator, Independent
-from gcsearch.science.distances import L1, PseudoHuber, SquaredL2
+from gcsearch.science.couplings import Generator, Independent, OptimalTransport
+from gcsearch.science.distances import L1, ElementwisePseudoHuber, PseudoHuber, SquaredL2
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.networks.mlp import MLP
 from gcsearch.science.networks.unet import UNet
@@ -111,10 +111,22 @@ def naive_distance(name, a, b):
     if name == "l2":
         return squares
     offset = 0.00054 * math.sqrt(len(difference))
+    if name == "pseudo_huber_elementwise":
+        return sum(torch.sqrt(entry * entry + offset**2) - offset for entry in difference)
     return torch.sqrt(squares + offset**2) - offset
 
 
-def naive_loss(kind, distance, num_levels, mu, online, predictor, data, draws):
+def naive_transport(data, noise):
+    """The noise in the order of least total squared distance, by trying all orders."""
+
+    def total(order):
+        return sum(((data[row] - noise[other]) ** 2).sum().item() for row, other in enumerate(order))
+
+    return noise[list(min(itertools.permutations(range(len(data))), key=total))]
+
+
+def naive_loss(kind, distance, num_levels, mu, online, predictor, data, draws, transport=False):
+    noise = naive_transport(data, draws.noise) if transport else draws.noise
     low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
     grid = [float(np.float32((low + i / (num_levels - 1) * (high - low)) ** 7)) for i in range(num_levels)]
     grid[0] = float(np.float32(0.002))
@@ -129,7 +141,7 @@ def naive_loss(kind, distance, num_levels, mu, online, predictor, data, draws):
         while cumulative / sum(masses) <= uniform:
             interval += 1
             cumulative += masses[interval]
-        lower, upper, x, z = grid[interval], grid[interval + 1], data[row], draws.noise[row]
+        lower, upper, x, z = grid[interval], grid[interval + 1], data[row], noise[row]
         if row in chosen:
             x = naive_function(predictor, kind, naive_state(kind, x, z, lower), lower).detach()
         teacher = naive_function(online, kind, naive_state(kind, x, z, lower), lower).detach()
@@ -154,10 +166,26 @@ PROCESSES = {
         (Generator(mu=0.5, predictor="online"), 0.5),
         (Generator(mu=1.0, predictor="ema"), 1.0),
         (Generator(mu=1.0, predictor="online"), 1.0),
+        (OptimalTransport(), 0.0),
+        (Generator(mu=0.5, predictor="ema", base="ot"), 0.5),
+        (Generator(mu=0.5, predictor="online", base="ot"), 0.5),
+        (Generator(mu=1.0, predictor="ema", base="ot"), 1.0),
     ],
-    ids=["independent", "half-ema", "half-online", "all-ema", "all-online"],
+    ids=[
+        "independent",
+        "half-ema",
+        "half-online",
+        "all-ema",
+        "all-online",
+        "ot",
+        "half-ema-over-ot",
+        "half-online-over-ot",
+        "all-ema-over-ot",
+    ],
 )
-@pytest.mark.parametrize("distance", [PseudoHuber(), SquaredL2(), L1()], ids=lambda distance: distance.name)
+@pytest.mark.parametrize(
+    "distance", [PseudoHuber(), SquaredL2(), L1(), ElementwisePseudoHuber()], ids=lambda distance: distance.name
+)
 def test_loss_and_gradient_equal_a_naive_loop(kind, coupling, mu, distance, rng):
     online, ema = perceptrons(DOUBLE)
     data, draws = torch.randn(6, 2, generator=rng, dtype=DOUBLE), draws_for(6, dtype=DOUBLE)
@@ -166,7 +194,8 @@ def test_loss_and_gradient_equal_a_naive_loop(kind, coupling, mu, distance, rng)
 
     online.zero_grad()
     predictor = ema if getattr(coupling, "predictor", "ema") == "ema" else online
-    expected = naive_loss(kind, distance.name, 20, mu, online, predictor, data, draws)
+    transport = isinstance(coupling, OptimalTransport) or getattr(coupling, "base", "independent") == "ot"
+    expected = naive_loss(kind, distance.name, 20, mu, online, predictor, data, draws, transport)
     expected.backward()
     # The naive loop has sigma_min in double where the grid has it in single precision.
     torch.testing.assert_close(terms.loss, expected.detach(), rtol=1e-6, atol=0)
@@ -227,6 +256,50 @@ def test_predictor_of_the_recipe_is_the_one_that_generates(predictor, matters, r
             ema.last.weight.mul_(scale)
         losses.append(Consistency()(parts, models_of(process, online, ema), data, draws, 0, 10).loss)
     assert (losses[0] != losses[1]).item() is (matters == "ema")
+
+
+@pytest.mark.parametrize("name", ["ema", "predictor_ema", "frozen"])
+@pytest.mark.parametrize("given", ["neither", "both"])
+def test_each_predictor_generates_for_the_recipes_that_name_it_and_for_no_other(name, given, rng):
+    process = VarianceExploding()
+    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
+    networks = {
+        key: initialize(MLP(width=16), (2,), seed) for seed, key in enumerate(("ema", "predictor_ema", "frozen"))
+    }
+    functions = {key: ConsistencyFunction(network, process) for key, network in networks.items()}
+    if given == "neither":
+        functions = {"ema": functions["ema"]}
+    models = Models(online=ConsistencyFunction(perceptrons()[0], process), **functions)
+    couplings = {"ema": Generator(mu=1.0), "frozen": Generator(mu=1.0, predictor="frozen", checkpoint="x.pt")}
+    if given == "neither":
+        assert set(models.predictors) == {"online", "ema"}
+        del couplings["frozen"]
+
+    def losses():
+        return {
+            key: Consistency()(recipe(coupling=coupling), models, data, draws, 0, 10).loss.item()
+            for key, coupling in couplings.items()
+        }
+
+    before = losses()
+    with torch.no_grad():
+        networks[name].last.weight.mul_(3.0)
+    changed = {key for key, loss in losses().items() if loss != before[key]}
+    if given == "neither":
+        assert changed == ({"ema"} if name == "ema" else set())
+    else:
+        assert changed == {"predictor_ema": {"ema"}, "frozen": {"frozen"}, "ema": set()}[name]
+
+
+def test_generator_over_transport_without_generated_examples_is_transport_bit_for_bit(rng):
+    online, ema = perceptrons()
+    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
+    first, first_gradient = loss_and_gradient(recipe(coupling=OptimalTransport()), online, ema, data, draws)
+    parts = recipe(coupling=Generator(mu=0.0, base="ot"))
+    second, second_gradient = loss_and_gradient(parts, online, ema, data, draws)
+    torch.testing.assert_close(second.loss, first.loss, rtol=0, atol=0)
+    torch.testing.assert_close(second_gradient, first_gradient, rtol=0, atol=0)
+    assert first.forward_units == second.forward_units == 4 * 8
 
 
 # Student and teacher ----------------------------------------------------------------------------------------------

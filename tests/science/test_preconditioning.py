@@ -8,10 +8,18 @@ from torch import nn
 
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.networks.unet import UNet
-from gcsearch.science.preconditioning import ConsistencyFunction, per_example
-from gcsearch.science.process import Bridge, VarianceExploding
+from gcsearch.science.preconditioning import ConsistencyFunction, per_example, unit_variance
+from gcsearch.science.process import Bridge, ConditionalOT, Linear, TrigFlow, VarianceExploding
 
-PROCESSES = [VarianceExploding(), Bridge(), Bridge(conditioning="unit_variance")]
+PROCESSES = [
+    VarianceExploding(),
+    Bridge(),
+    Bridge(conditioning="unit_variance"),
+    Linear(),
+    Linear(conditioning="unit_variance"),
+    ConditionalOT(),
+    TrigFlow(),
+]
 
 
 class Probe(nn.Module):
@@ -27,7 +35,7 @@ def test_function_is_skip_plus_out_times_network(process, rng):
     network = nn.Linear(3, 3)
     wrapped = Probe()
     wrapped.forward = lambda x, conditioning, dropout: network(x) * conditioning[:, None]
-    x, sigma = torch.randn(4, 3, generator=rng), torch.tensor([0.002, 0.1, 2.0, 80.0])
+    x, sigma = torch.randn(4, 3, generator=rng), process.grid(4)
     weights = process.preconditioning(sigma)
     for row in range(4):
         inner = network(weights.scale[row] * x[row]) * weights.conditioning[row]
@@ -76,3 +84,30 @@ def test_only_the_network_runs_in_bf16(rng):
 def test_one_value_per_example_broadcasts_over_the_event(shape):
     scaled = per_example(torch.arange(4.0), torch.ones(shape)) * torch.ones(shape)
     torch.testing.assert_close(scaled.reshape(4, -1)[:, 0], torch.arange(4.0))
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_boundary_is_exact_in_bf16_too(process, rng):
+    x = torch.randn(5, 3, generator=rng)
+    sigma = torch.full((5,), process.sigma_min)
+    probe = Probe()
+    probe.forward = lambda x, conditioning, dropout: torch.full_like(x, 1e6)
+    torch.testing.assert_close(ConsistencyFunction(probe, process, "bf16")(x, sigma), x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_network_is_told_a_finite_level_that_grows_with_sigma(process):
+    told = process.preconditioning(process.grid(100)).conditioning
+    assert told.isfinite().all()
+    assert (told.diff() > 0).all()
+
+
+@pytest.mark.parametrize(("data", "noise"), [(1.0, 0.5), (0.3, 0.7), (0.0, 1.0), (0.6, 0.4)])
+def test_unit_variance_is_the_best_linear_denoiser(data, noise):
+    """Of all c_skip, the one whose residual is smallest; then c_out is the residual's size."""
+    a, b = torch.tensor([data], dtype=torch.float64), torch.tensor([noise], dtype=torch.float64)
+    got = unit_variance(a, b, a, b, b, sigma_data=1.3)
+    skips = torch.linspace(-3, 3, 60_001, dtype=torch.float64)
+    residual = ((1 - skips * a) * 1.3).square() + (skips * b).square()
+    assert got.skip.item() == pytest.approx(skips[residual.argmin()].item(), abs=1e-4)
+    assert got.out.item() == pytest.approx(residual.min().sqrt().item(), rel=1e-6)

@@ -11,7 +11,16 @@ import torch
 from scipy import stats
 
 from gcsearch.science.process import VarianceExploding, karras_grid
-from gcsearch.science.schedules import Exponential, Fixed, InverseGap, Lognormal, Uniform, Unweighted, interval_indices
+from gcsearch.science.schedules import (
+    Exponential,
+    Fixed,
+    InverseGap,
+    Lognormal,
+    SquareRoot,
+    Uniform,
+    Unweighted,
+    interval_indices,
+)
 
 PAPER_COUNTS = [11, 21, 41, 81, 161, 321, 641, 1281]
 
@@ -65,6 +74,27 @@ def test_curriculum_starts_at_s0_and_ends_at_s1(s0, s1):
 
 def test_curriculum_of_a_horizon_shorter_than_its_stages_does_not_overflow():
     assert Exponential().levels_at(10**9, 3) == 1281
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(0, 2), (1, 16), (10, 48), (25, 76), (50, 107), (75, 131), (100, 151)]
+)
+def test_square_root_schedule_equals_the_published_values(percent, expected):
+    assert SquareRoot().levels_at(percent * 8_000, 800_000) == expected
+
+
+@pytest.mark.parametrize(("s0", "s1"), [(2, 150), (2, 200), (10, 1280), (3, 2), (5, 9)])
+@pytest.mark.parametrize("num_steps", [1, 7, 997, 1_000])
+def test_square_root_schedule_equals_its_formula(s0, s1, num_steps):
+    for step in range(num_steps + 1):
+        square = step / num_steps * ((s1 + 1) ** 2 - s0**2) + s0**2
+        # Less than any true distance to a whole number, more than the rounding of the root.
+        expected = math.ceil(math.sqrt(square) - 1 - 1e-11) + 1
+        assert SquareRoot(s0=s0, s1=s1).levels_at(step, num_steps) == expected
+
+
+def test_square_root_schedule_stays_at_its_end_beyond_the_horizon():
+    assert {SquareRoot().levels_at(step, 100) for step in (100, 101, 10**6)} == {151}
 
 
 def test_fixed_number_of_levels_ignores_the_step():
@@ -173,6 +203,8 @@ def test_same_uniform_number_gives_corresponding_levels_on_grids_of_different_si
         (Fixed, {"num_levels": 1}, "num_levels must be at least 2, got 1"),
         (Exponential, {"s0": 0}, "s0 must be at least 1, got 0"),
         (Exponential, {"s0": 10, "s1": 9}, "s1 must be at least s0 = 10, got 9"),
+        (SquareRoot, {"s0": 1}, "s0 must be at least 2, got 1"),
+        (SquareRoot, {"s0": 10, "s1": 8}, "s1 must be at least s0 - 1 = 9, got 8"),
         (Lognormal, {"std": 0.0}, "std must be > 0, got 0.0"),
         (Lognormal, {"std": math.nan}, "std must be > 0, got nan"),
     ],

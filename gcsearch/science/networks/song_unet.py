@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gcsearch.registry import plain
 from gcsearch.science.networks.base import Network, PositionalEmbedding, networks
 from gcsearch.science.networks.song_layers import (
     NEAR_ZERO,
@@ -81,9 +82,9 @@ class SongUNet(Network):
         if not self.channel_mult or min(self.channel_mult) < 1:
             raise ValueError(f"channel_mult must be a non-empty list of numbers >= 1, got {list(self.channel_mult)}")
         if min(each_resolution("num_blocks", self.num_blocks, self.channel_mult)) < 1:
-            raise ValueError(f"num_blocks must be at least 1, got {listed(self.num_blocks)}")
+            raise ValueError(f"num_blocks must be at least 1, got {plain(self.num_blocks)}")
         if not all(0 <= value < 1 for value in each_resolution("dropout", self.dropout, self.channel_mult)):
-            raise ValueError(f"dropout must be in [0, 1), got {listed(self.dropout)}")
+            raise ValueError(f"dropout must be in [0, 1), got {plain(self.dropout)}")
         weights = self.resample_filter
         if not weights or len(weights) % 2 or sum(weights) <= 0:
             raise ValueError(
@@ -209,8 +210,3 @@ def each_resolution(name: str, value: V | Sequence[V], channel_mult: Sequence[in
     if len(value) != len(channel_mult):
         raise ValueError(f"{name} must have one entry per resolution ({len(channel_mult)}), got {list(value)}")
     return tuple(value)
-
-
-def listed(value: float | Sequence[float]) -> float | list[float]:
-    """A number, or a list for a sequence: as it would be written in an experiment file."""
-    return value if isinstance(value, int | float) else list(value)

@@ -28,9 +28,8 @@ class Consistency(Objective):
     L = mean of lambda(sigma_i, sigma_{i+1}) D(sg f(x_i, sigma_i), f(x_{i+1}, sigma_{i+1})),
     x_i = a(sigma_i) data + b(sigma_i) noise with the end points of the coupling, i drawn from the proposal.
 
-    The teacher has the student's weights, without gradient and with the student's dropout mask; the coupling's predictor
-    has neither gradient nor dropout. Zero for the exact
-    consistency map of a deterministic flow.
+    The teacher has the student's weights, without gradient and with the student's dropout mask; the coupling's
+    predictor has neither gradient nor dropout. Zero for the exact consistency map of a deterministic flow.
 
     Source: iCT Eq. for CT with N(k), p(sigma_i) and lambda; GC v1 Eq. 6 and 9.
     """

@@ -1,0 +1,86 @@
+"""A user's own component, as docs/own_components.md shows it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gcsearch.config import load_experiment
+from gcsearch.errors import ConfigError
+
+PAGE = Path(__file__).parents[2] / "docs" / "own_components.md"
+
+
+@pytest.fixture
+def documented(tmp_path: Path) -> Path:
+    """The page's two files, the training made short."""
+    text = PAGE.read_text()
+    module = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    experiment = re.search(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert module
+    assert experiment
+    (tmp_path / "my_coupling.py").write_text(module[1])
+    (tmp_path / "softened.yaml").write_text(experiment[1])
+    return tmp_path
+
+
+SHORT = ["training.num_images=256", "evaluation.every_images=256", "evaluation.num_samples=64", "network.width=16"]
+
+
+def test_the_documented_component_trains_from_its_file(documented: Path) -> None:
+    command = [sys.executable, "-m", "gcsearch.cli.main", "train", str(documented / "softened.yaml")]
+    command += [word for assignment in SHORT for word in ("--set", assignment)]
+    done = subprocess.run(command, cwd=documented, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "softened" in (documented / "runs" / "softened" / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_the_documented_component_runs_in_the_processes_of_a_study(documented: Path) -> None:
+    (documented / "space.yaml").write_text(
+        "experiment: softened.yaml\nbudget: {trials: 2}\nspace:\n  coupling.pull: {min: 0, max: 1}\n"
+    )
+    elsewhere = documented / "elsewhere"
+    elsewhere.mkdir()
+    command = [sys.executable, "-m", "gcsearch.cli.main", "run", str(documented / "space.yaml")]
+    command += [word for assignment in SHORT for word in ("--set", assignment)]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "2 completed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "imports", "expected"),
+    [
+        ("", "[no_such_module_of_mine]", "there is no module 'no_such_module_of_mine'"),
+        ("import no_such_library", "[broken_one]", "No module named 'no_such_library'"),
+        ("1 / 0", "[broken_two]", "ZeroDivisionError"),
+        ("", "no_list", "list of module names"),
+        ("", "[3]", "list of module names"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_its_line(
+    tmp_path: Path, module: str, imports: str, expected: str
+) -> None:
+    (tmp_path / f"{imports.strip('[]')}.py").write_text(module) if module else None
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\nimports: {imports}\ndata: digits\n")
+    with pytest.raises(ConfigError, match=re.escape(expected)) as error:
+        load_experiment(path)
+    assert f"{path}:2" in str(error.value)
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken_name.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from gcsearch.science.distances import SquaredL2, distances\n"
+        "distances.register('l2')(type('Mine', (SquaredL2,), {}))\n"
+    )
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nimports: [taken_name]\ndata: digits\n")
+    with pytest.raises(ConfigError, match="registered twice"):
+        load_experiment(path)
