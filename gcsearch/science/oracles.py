@@ -179,7 +179,7 @@ class MixtureFlow(IdealFlow):
         return weights - distances / (2 * variance) - data.shape[1] / 2 * (2 * math.pi * variance).log()
 
     def _posterior(self, noisy: Batch, level: Coefficients) -> tuple[Batch, Batch, Batch]:
-        """Means of the data's and of the source's mode given the state, sum r_kj m_k and sum r_kj n_j, and the score."""
+        """Expected modes of data and source given the state, sum r_kj m_k and sum r_kj n_j, and the score."""
         joint = self._log_joint(noisy, level)
         responsibility = joint.flatten(1).softmax(1).reshape(joint.shape)
         data = torch.einsum("bkj,k...->b...", responsibility, self.data.means.to(noisy))

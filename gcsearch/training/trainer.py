@@ -179,7 +179,8 @@ class Trainer:
         broken = [name for name, value in scores.items() if not math.isfinite(value)]
         if broken:
             raise TrialDiverged(f"{images} images: {', '.join(broken)} must be finite. The network has diverged.")
-        if judgement.collapsed:
+        # A small network that has hardly trained looks the same, so the first rung does not count.
+        if judgement.collapsed and self.results:
             raise TrialDiverged(f"{images} images: all samples are the same. The network has collapsed to a constant.")
 
         counters, steps = self.counters, self.counters["window_steps"]

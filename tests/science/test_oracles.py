@@ -436,7 +436,7 @@ def test_flow_takes_two_source_modes_to_two_data_modes(rng):
     num, (data, source) = 400, (TWO_DATA_MODES, TWO_SOURCE_MODES)
     flow = MixtureFlow(process=Linear(), data=data, source=source)
     start = source.sample(num, rng)
-    # Where two narrow modes cross, the flow turns back within 0.03; between, it is straight and tempts to leap over that.
+    # Where narrow modes cross, the flow turns back within 0.03; before, it is straight and tempts to leap over that.
     end = exact_flow(flow, start, 1.0, 0.001, rtol=1e-6, max_step=0.01)
     distances = torch.cdist(end, data.means)
     assert (distances.min(1).values < 4 * 0.01).all()

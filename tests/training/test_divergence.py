@@ -158,8 +158,9 @@ def test_a_network_that_says_the_same_for_everything_has_collapsed(tiny, points,
             for weight in network.parameters():
                 weight.zero_()
     outcome = trainer.fit()
-    assert (outcome.state, outcome.results, reported) == ("diverged", (), [])
-    assert outcome.reason.startswith("500 images: ")
+    assert outcome.state == "diverged"
+    assert [result.images for result in reported] == [500], "the first rung may be too early to tell"
+    assert outcome.reason.startswith("1000 images: ")
     assert "collapsed" in outcome.reason
 
 
