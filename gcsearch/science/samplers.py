@@ -36,7 +36,7 @@ samplers: Registry[Sampler] = Registry("sampler")
 
 
 def _evaluate(function: ConsistencyFunction, state: Batch, sigma: float) -> Batch:
-    return function(state, torch.full(state.shape[:1], sigma, device=state.device))
+    return function(state, torch.full(state.shape[:1], sigma, dtype=state.dtype, device=state.device))
 
 
 @samplers.register("one_step")
@@ -85,6 +85,6 @@ class Multistep(Sampler):
         state = _evaluate(function, process.initial_state(noise(0)), process.sigma_max)
         for stage, level in enumerate(self.levels, start=1):
             estimate = state.clamp(-1, 1) if self.clip else state
-            sigma = torch.full(state.shape[:1], level, device=state.device)
+            sigma = torch.full(state.shape[:1], level, dtype=state.dtype, device=state.device)
             state = _evaluate(function, process.renoise(estimate, noise(stage), sigma), level)
         return state

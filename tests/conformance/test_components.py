@@ -159,8 +159,9 @@ def test_coefficient_derivatives_equal_autograd(component):
 
 @each("process")
 def test_signal_to_noise_ratio_falls_with_sigma(component):
-    coefficients = component.coefficients(torch.tensor(SIGMAS, dtype=torch.float64))
-    assert ((coefficients.noise / coefficients.data).diff() > 0).all()
+    # On the process's own levels: some end at 1, where no data is left (b / a is infinite, so its inverse is compared).
+    coefficients = component.coefficients(component.grid(20).double())
+    assert ((coefficients.data / coefficients.noise).diff() < 0).all()
 
 
 @each("process")

@@ -173,6 +173,7 @@ def test_attention_mixes_the_values_by_the_softmax_of_scaled_products():
             parameter.copy_(double(*parameter.shape, seed=seed))
     x = double(2, 8, 2, 3)
     output = module(x)
+    assert module.norm.num_groups == 2
     for example in range(2):
         normal = module.norm(x[example : example + 1])[0].flatten(1).detach().numpy()
         weight, bias = module.qkv.weight.detach().numpy()[:, :, 0, 0], module.qkv.bias.detach().numpy()
@@ -567,6 +568,7 @@ def test_wrong_entries_of_an_experiment_are_refused_by_name(values, message):
         ({}, (2,), "needs images .* network.name=mlp"),
         ({}, (3, 6, 8), "multiples of .* = 4, got images of 6 x 8. Shorten channel_mult"),
         ({}, (3, 8, 10), "8 x 10"),
+        ({"attn_resolutions": (32,)}, (3, 16, 32), r"the network sees, \[16, 8, 4\], got \[32\]"),
         ({"attn_resolutions": (16, 12)}, (3, 32, 32), r"the network sees, \[32, 16, 8\], got \[16, 12\]"),
     ],
 )
