@@ -20,7 +20,10 @@ STATE_STYLES = {
 }
 """Colour of each trial state; the word is always printed beside it."""
 
-results = Console(highlight=False, soft_wrap=True)
+PIPED_WIDTH = 120
+"""Columns of a table when nobody's terminal says how many there are."""
+
+results = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 progress = Console(stderr=True, highlight=False)
 
 

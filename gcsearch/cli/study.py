@@ -89,7 +89,7 @@ def run_command(
 
 def _print_end(outcome: StudyResults, *, is_interrupted: bool, uri: str, command: str) -> None:
     rows = outcome.rows()
-    results.print(leaderboard(outcome, rows[:MAX_ROWS]))
+    results.print(leaderboard(outcome, rows[:MAX_ROWS], results.width))
     if len(rows) > MAX_ROWS:
         results.print(f"and {len(rows) - MAX_ROWS} more: gcsearch show {outcome.name}", style="dim")
     counts = ", ".join(f"{count} {state}" for state, count in outcome.counts().items())
@@ -124,7 +124,7 @@ def show_command(study: str | None, studies: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(study_json(outcome))
         return
-    results.print(leaderboard(outcome, outcome.rows()))
+    results.print(leaderboard(outcome, outcome.rows(), results.width))
     results.print(_costs(outcome))
     _print_failures(outcome)
 

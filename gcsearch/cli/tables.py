@@ -14,6 +14,9 @@ from gcsearch.cli.console import STATE_STYLES, images_text
 from gcsearch.ledger import TrialRecord
 from gcsearch.tracking.names import number, short_names
 
+WIDE = 110
+"""Columns from which every parameter gets a column of its own."""
+
 
 def columns_of(keys: Sequence[str]) -> list[str]:
     """Keys that get a column: those at the root of the space; a component's own parameters go beside its name."""
@@ -45,28 +48,42 @@ def state_text(state: str) -> Text:
     return Text(state, style=STATE_STYLES.get(state, ""))
 
 
-def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
-    """Trials of a study, best first."""
+def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -> Table:
+    """Trials of a study, best first.
+
+    Args:
+        results: The study.
+        rows: Trials to show.
+        width: Columns of the terminal; on a narrow one all parameters share a column.
+    """
     keys = results.state.study["keys"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
     metric = results.metric.removeprefix("eval/")
     extractor = results.extractor()
-    title = f"{metric} ({extractor})" if extractor else metric
     table.add_column("#", justify="right")
-    table.add_column("trial")
-    table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("images", justify="right")
+    table.add_column("trial", no_wrap=True)
+    table.add_column(f"{metric} ({extractor})" if extractor else metric, justify="right", no_wrap=True)
+    table.add_column("images", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True, min_width=11)
-    for heading in headings(keys):
+    names = headings(keys)
+    is_narrow = width < WIDE and len(names) > 2
+    for heading in ["parameters"] if is_narrow else names:
         table.add_column(heading)
     for row in rows:
+        values = cells(row.record.params, keys)
+        if is_narrow:
+            # Words speak for themselves, numbers need their name.
+            texts = (
+                value if value[0].isalpha() else f"{name} {value}" for name, value in zip(names, values, strict=True)
+            )
+            values = [", ".join(texts)]
         table.add_row(
             str(row.rank) if row.rank else "",
             row.record.trial,
             "-" if row.value is None else f"{row.value:.3f}",
             images_text(row.record.images),
             state_text(row.record.state),
-            *cells(row.record.params, keys),
+            *values,
             style="bold" if row.rank == 1 else None,
         )
     return table
