@@ -16,6 +16,7 @@ from gcsearch.analysis.results import StudyResults
 from gcsearch.config import Experiment, build, load_experiment
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import CheckpointError, ConfigError, StudyError
+from gcsearch.files import write_text
 from gcsearch.ledger import TrialRecord
 from gcsearch.metrics.evaluate import generate
 from gcsearch.metrics.grid import write_png
@@ -134,7 +135,7 @@ def export_trial(results: StudyResults, output: Path, trial: str | None = None) 
     experiment = Experiment.from_dict(record.config, source=f"trial {record.trial}")
 
     output.mkdir(parents=True, exist_ok=True)
-    (output / RECIPE).write_text(_recipe(results, record), encoding="utf-8")
+    write_text(output / RECIPE, _recipe(results, record))
     weights = {name: tensor.clone().contiguous() for name, tensor in checkpoint.average.items()}
     save_file(weights, output / WEIGHTS, metadata={"config": json.dumps(record.config), "weights": "averaged (EMA)"})
     model = load_model(output)
@@ -143,8 +144,8 @@ def export_trial(results: StudyResults, output: Path, trial: str | None = None) 
         images = model.sample(GRID_SAMPLES, seed=evaluation.seed, sampler=evaluation.sampler)
         write_png(output / SAMPLES, images)
     provenance = _provenance(results, record)
-    (output / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    (output / CARD).write_text(_card(results, record, experiment), encoding="utf-8")
+    write_text(output / PROVENANCE, json.dumps(provenance, indent=2) + "\n")
+    write_text(output / CARD, _card(results, record, experiment))
     return record
 
 

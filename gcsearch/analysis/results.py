@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gcsearch.errors import StudyError
+from gcsearch.files import replacing
 from gcsearch.ledger import LEDGER_NAME, StudyState, TrialRecord, read_state
 from gcsearch.metrics.identity import check_comparable
 
@@ -137,9 +138,8 @@ def write_tables(directory: Path) -> None:
         if rows:
             columns = list(dict.fromkeys(key for row in rows for key in row))
             table = pa.table({column: [row.get(column) for row in rows] for column in columns})
-            partial = directory / f".{name}.parquet.part"
-            pq.write_table(table, partial)
-            partial.replace(directory / f"{name}.parquet")
+            with replacing(directory / f"{name}.parquet") as temporary:
+                pq.write_table(table, temporary)
 
 
 def _trial_row(record: TrialRecord) -> dict[str, Any]:

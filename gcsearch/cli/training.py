@@ -14,6 +14,7 @@ from gcsearch.cli.live import LiveView
 from gcsearch.cli.tables import leaderboard, study_json
 from gcsearch.config import find_experiment, load_experiment
 from gcsearch.errors import ConfigError
+from gcsearch.files import write_text
 
 
 def train_command(
@@ -95,10 +96,8 @@ def sample_command(
         if target.suffix != ".csv":
             raise ConfigError(f"--output {target}: samples of this model are points; name a .csv file.")
         text = "\n".join(",".join(f"{value:.8g}" for value in row) for row in samples.flatten(1).tolist())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text + "\n", encoding="utf-8")
+        write_text(target, text + "\n")
     elif target.suffix == ".png":
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_png(target, samples)
     elif target.suffix:
         raise ConfigError(f"--output {target}: must be a .png file for a grid, or a folder for single images.")

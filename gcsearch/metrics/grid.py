@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gcsearch.metrics.files import replacing
+from gcsearch.files import replacing
 
 GREY: Final = 128
 """Level of the separators and of places without an image."""

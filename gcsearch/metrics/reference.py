@@ -19,8 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gcsearch.errors import DataError
+from gcsearch.files import replacing
 from gcsearch.metrics.features import Extractor
-from gcsearch.metrics.files import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gcsearch.errors import CheckpointError
-from gcsearch.metrics.files import replacing
+from gcsearch.files import replacing
 
 FORMAT: Final = 1
 

@@ -11,6 +11,7 @@ import torch
 
 from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
+from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, Event, LedgerWriter, StudyState, read_events
 from gcsearch.training.trainer import Outcome, Result, Trainer
 
@@ -77,7 +78,7 @@ def run_training(
             horizon_images=experiment.training.num_images,
             trials=1,
         )
-        (directory / "config.yaml").write_text(dump_yaml(experiment.to_dict()), encoding="utf-8")
+        write_text(directory / "config.yaml", dump_yaml(experiment.to_dict()))
         write(
             "trial_started",
             trial=TRIAL,

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import ConfigError
+from gcsearch.files import write_text
 from gcsearch.ledger import Event, LedgerWriter, StudyState, TrialRecord
 from gcsearch.tuning.samplers import Observation, RandomChooser, drawn_from
 from gcsearch.tuning.space import FixedChooser
@@ -151,9 +152,7 @@ class Driver:
             self.end(trial, "failed", str(error))
             return None
         config = experiment.to_dict()
-        path = self.trial_directory(trial) / "config.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(dump_yaml(config), encoding="utf-8")
+        write_text(self.trial_directory(trial) / "config.yaml", dump_yaml(config))
         self.active.add(trial)
         self.write(
             "trial_started",

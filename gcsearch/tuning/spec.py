@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gcsearch.config import Document, Experiment, build_settings, find_experiment, read_document
+from gcsearch.config import Document, Experiment, build, build_settings, find_experiment, read_document
 from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.registry import spec
@@ -216,8 +216,6 @@ def load_study(
         )
     stopping: Stopping = NoStopping()
     if "stopping" in document.data:
-        from gcsearch.config import build
-
         stopping = build("stopping", document.data["stopping"], document, ("stopping",))
 
     space = parse_space(document.data["space"], document)
@@ -287,6 +285,14 @@ def _check(study: StudySpec, document: Document) -> None:
         right = "minimize" if metrics[objective.key] else "maximize"
         raise ConfigError(
             f"{document.where(('objective', 'goal'))}: objective.goal must be {right} for {objective.metric}."
+        )
+
+    first_metric = experiment.evaluation.metrics[0].name
+    if objective.use == "best" and objective.key != f"eval/{first_metric}":
+        raise ConfigError(
+            f"{document.where(('objective', 'use'))}: objective.use: best must go with the first of "
+            f"evaluation.metrics, whose best weights are kept, got '{objective.metric}' while '{first_metric}' is first. "
+            "Reorder the metrics."
         )
 
     horizon, every = experiment.training.num_images, experiment.evaluation.every_images

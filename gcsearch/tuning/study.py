@@ -17,6 +17,7 @@ from typing import Any
 
 from gcsearch.config.documents import dump_yaml, read_document
 from gcsearch.errors import StudyError
+from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.tuning.cluster import concurrency, ray_cluster
 from gcsearch.tuning.driver import Driver, Observer
@@ -113,9 +114,7 @@ def check_unchanged(study: StudySpec, directory: Path) -> None:
 def _write_study_file(study: StudySpec, directory: Path) -> None:
     """study.yaml: enough to run the study again; budget, search and resources follow the latest run."""
     path = directory / "study.yaml"
-    partial = path.with_suffix(".part")
-    partial.write_text(dump_yaml(study.to_dict() | {"provenance": provenance(study)["provenance"]}), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, dump_yaml(study.to_dict() | {"provenance": provenance(study)["provenance"]}))
 
 
 def _study_id(state: StudyState) -> str:
