@@ -291,8 +291,8 @@ def _check(study: StudySpec, document: Document) -> None:
     if objective.use == "best" and objective.key != f"eval/{first_metric}":
         raise ConfigError(
             f"{document.where(('objective', 'use'))}: objective.use: best must go with the first of "
-            f"evaluation.metrics, whose best weights are kept, got '{objective.metric}' while '{first_metric}' is first. "
-            "Reorder the metrics."
+            f"evaluation.metrics, whose best weights are kept, got '{objective.metric}' while '{first_metric}' is "
+            "first. Reorder the metrics."
         )
 
     horizon, every = experiment.training.num_images, experiment.evaluation.every_images
