@@ -40,7 +40,8 @@ def test_every_command_that_a_page_names_exists(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_exists(page: str) -> None:
     text = (ROOT / page).read_text()
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    links = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    links = [link for link in links if not link.startswith("http")]
     folder = (ROOT / page).parent
     assert all((folder / link).exists() for link in links)
 
