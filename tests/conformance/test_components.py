@@ -1,19 +1,15 @@
-"""Laws that every component obeys. A new component is tested here unasked."""
+"""Laws of every component, and those of processes, schedules, samplers and objectives. New ones are tested unasked."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import importlib
 import inspect
 import pickle
-import pkgutil
 
 import pytest
 import torch
 from torch import nn
 
-import gcsearch.science
 from gcsearch.registry import Component, registries, spec
 from gcsearch.science.couplings import Independent
 from gcsearch.science.distances import PseudoHuber
@@ -25,9 +21,6 @@ from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import VarianceExploding
 from gcsearch.science.randomness import draw_step
 from gcsearch.science.schedules import Fixed, InverseGap, Lognormal
-
-for module in pkgutil.walk_packages(gcsearch.science.__path__, "gcsearch.science."):
-    importlib.import_module(module.name)
 
 KINDS = (
     "process",
@@ -43,23 +36,10 @@ KINDS = (
     "sampler",
 )
 
-IMAGE_SHAPE = (1, 8, 8)
-"""The one shape that all networks take."""
-
-RANDOM_START = {"mlp"}
-"""Networks whose last layer is not near zero at first; the papers' perceptron is initialised like this."""
-
 
 def members(*kinds: str):
     """Parameters of a test over the classes of some kinds."""
     return [pytest.param(registries[kind][name], id=f"{kind}-{name}") for kind in kinds for name in registries[kind]]
-
-
-def each(kind: str):
-    """Decorator: run the test for a default instance of each class of a kind."""
-    return pytest.mark.parametrize(
-        "component", [pytest.param(registries[kind][name](), id=name) for name in registries[kind]]
-    )
 
 
 def concrete_subclasses(cls: type) -> set[type]:
@@ -125,10 +105,11 @@ class TestComponent:
 
 # Process ----------------------------------------------------------------------------------------------------------
 
+
 SIGMAS = [0.002, 0.0137, 0.3, 1.0, 7.5, 80.0]
 
 
-@each("process")
+@pytest.mark.each("process")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sigma_min", [0.001, 0.002, 0.003, 0.1])
 def test_consistency_function_is_the_identity_at_sigma_min(component, dtype, sigma_min, rng):
@@ -138,13 +119,13 @@ def test_consistency_function_is_the_identity_at_sigma_min(component, dtype, sig
     torch.testing.assert_close(output, x, rtol=0, atol=0)
 
 
-@each("process")
+@pytest.mark.each("process")
 def test_consistency_function_uses_the_network_above_sigma_min(component):
     output = ConsistencyFunction(Constant(), component)(torch.zeros(1, 2), torch.tensor([1.0]))
     assert (output.abs() > 1e4).all()
 
 
-@each("process")
+@pytest.mark.each("process")
 def test_coefficient_derivatives_equal_autograd(component):
     sigma = torch.tensor(SIGMAS, dtype=torch.float64, requires_grad=True)
     coefficients = component.coefficients(sigma)
@@ -157,14 +138,14 @@ def test_coefficient_derivatives_equal_autograd(component):
         torch.testing.assert_close(derivative, expected)
 
 
-@each("process")
+@pytest.mark.each("process")
 def test_signal_to_noise_ratio_falls_with_sigma(component):
     # On the process's own levels: some end at 1, where no data is left (b / a is infinite, so its inverse is compared).
     coefficients = component.coefficients(component.grid(20).double())
     assert ((coefficients.data / coefficients.noise).diff() < 0).all()
 
 
-@each("process")
+@pytest.mark.each("process")
 def test_add_noise_is_linear_with_the_coefficients(component, rng):
     data, noise = torch.randn(2, len(SIGMAS), 3, 2, generator=rng, dtype=torch.float64)
     sigma = torch.tensor(SIGMAS, dtype=torch.float64)
@@ -175,7 +156,7 @@ def test_add_noise_is_linear_with_the_coefficients(component, rng):
         torch.testing.assert_close(noisy[row], expected)
 
 
-@each("process")
+@pytest.mark.each("process")
 def test_renoising_a_sample_of_the_smallest_level_gives_the_marginal_of_the_level(component):
     sigma = torch.tensor(SIGMAS, dtype=torch.float64)
     one, zero = torch.ones(len(SIGMAS), 1, dtype=torch.float64), torch.zeros(len(SIGMAS), 1, dtype=torch.float64)
@@ -186,7 +167,7 @@ def test_renoising_a_sample_of_the_smallest_level_gives_the_marginal_of_the_leve
     torch.testing.assert_close((kept * start.noise).square() + added.square(), target.noise.square())
 
 
-@each("process")
+@pytest.mark.each("process")
 def test_initial_state_is_the_noise_part_of_the_largest_level(component, rng):
     noise = torch.randn(4, 2, generator=rng)
     sigma = torch.full((4,), component.sigma_max)
@@ -194,7 +175,7 @@ def test_initial_state_is_the_noise_part_of_the_largest_level(component, rng):
     torch.testing.assert_close(component.initial_state(noise), expected)
 
 
-@each("process")
+@pytest.mark.each("process")
 @pytest.mark.parametrize("num_levels", [2, 3, 11, 321, 1281])
 def test_grid_increases_between_exact_ends(component, num_levels):
     grid = component.grid(num_levels)
@@ -207,7 +188,7 @@ def test_grid_increases_between_exact_ends(component, num_levels):
 # Timesteps, levels, weighting -------------------------------------------------------------------------------------
 
 
-@each("timesteps")
+@pytest.mark.each("timesteps")
 @pytest.mark.parametrize("num_steps", [1, 7, 100, 1_000, 100_000])
 def test_number_of_levels_is_pure_at_least_two_and_never_decreases(component, num_steps):
     steps = sorted({round(fraction / 200 * (num_steps - 1)) for fraction in range(201)})
@@ -219,7 +200,7 @@ def test_number_of_levels_is_pure_at_least_two_and_never_decreases(component, nu
     assert all(type(count) is int for count in counts)
 
 
-@each("levels")
+@pytest.mark.each("levels")
 @pytest.mark.parametrize("process", members("process"))
 @pytest.mark.parametrize("num_levels", [2, 11, 1281])
 def test_level_probabilities_sum_to_one(component, process, num_levels):
@@ -229,240 +210,13 @@ def test_level_probabilities_sum_to_one(component, process, num_levels):
     torch.testing.assert_close(probabilities.sum(), torch.tensor(1.0, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
-@each("weighting")
+@pytest.mark.each("weighting")
 def test_weights_are_positive_and_one_per_example(component):
     grid = VarianceExploding().grid(321)
     weight = component.weight(grid[:-1], grid[1:])
     assert weight.shape == (320,)
     assert (weight > 0).all()
     assert weight.isfinite().all()
-
-
-# Coupling ---------------------------------------------------------------------------------------------------------
-
-
-def pair(coupling, rng, predictor, progress=0.5, batch_size=6):
-    data = torch.randn(batch_size, 3, generator=rng)
-    noise = torch.randn(batch_size, 3, generator=rng)
-    selection = torch.randperm(batch_size, generator=rng)
-    ends = coupling.pair(
-        data=data,
-        noise=noise,
-        sigma_lower=torch.linspace(0.1, 2, batch_size),
-        process=VarianceExploding(),
-        predictors={"ema": predictor, "online": predictor},
-        selection=selection,
-        progress=progress,
-    )
-    return data, noise, ends
-
-
-@each("coupling")
-@pytest.mark.parametrize("progress", [0.0, 0.5, 0.999])
-@pytest.mark.usefixtures("unchanged_global_rng")
-def test_coupling_keeps_shapes_and_inputs_and_is_finite(component, progress, rng):
-    before = torch.Generator().set_state(rng.get_state())
-    data, noise, ends = pair(component, rng, lambda x, sigma: x / (1 + sigma[:, None]), progress)
-    assert (ends.data.shape, ends.noise.shape) == (data.shape, noise.shape)
-    assert ends.data.isfinite().all()
-    assert ends.noise.isfinite().all()
-    torch.testing.assert_close(data, torch.randn(6, 3, generator=before), rtol=0, atol=0)
-    torch.testing.assert_close(noise, torch.randn(6, 3, generator=before), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", ["independent", "generator"])
-def test_coupling_keeps_the_noise_as_given(name, rng):
-    _, noise, ends = pair(registries["coupling"][name](), rng, lambda x, sigma: torch.zeros_like(x))
-    torch.testing.assert_close(ends.noise, noise, rtol=0, atol=0)
-
-
-@each("coupling")
-def test_no_gradient_flows_through_the_end_points(component, rng):
-    scale = torch.ones((), requires_grad=True)
-    _, _, ends = pair(component, rng, lambda x, sigma: scale * x)
-    assert not ends.data.requires_grad
-    assert not ends.noise.requires_grad
-
-
-@each("coupling")
-@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-@pytest.mark.parametrize("progress", [0.0, 0.5, 0.999])
-def test_number_of_generated_examples_is_what_the_predictor_is_asked_for(component, batch_size, progress, rng):
-    asked = []
-
-    def predictor(x, sigma):
-        asked.append(x.shape[0])
-        return x / (1 + sigma[:, None])
-
-    pair(component, rng, predictor, progress, batch_size)
-    assert sum(asked) == component.num_generated(batch_size, progress)
-    assert component.num_generated(batch_size, progress) <= batch_size
-
-
-# Distance ---------------------------------------------------------------------------------------------------------
-
-SHAPES = [(2,), (1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 5, 7)]
-
-
-@each("distance")
-@pytest.mark.parametrize("shape", SHAPES)
-def test_distance_of_identical_examples_is_exactly_zero(component, shape, rng):
-    x = torch.randn(3, *shape, generator=rng)
-    torch.testing.assert_close(component(x, x.clone()), torch.zeros(3), rtol=0, atol=0)
-
-
-@each("distance")
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0, 100.0])
-def test_distance_of_different_examples_is_positive_and_symmetric(component, shape, size, rng):
-    first = torch.randn(3, *shape, generator=rng)
-    second = first + size * torch.randn(3, *shape, generator=rng)
-    distance = component(first, second)
-    assert distance.shape == (3,)
-    assert (distance > 0).all()
-    torch.testing.assert_close(distance, component(second, first), rtol=0, atol=0)
-
-
-@each("distance")
-def test_distance_of_an_example_ignores_the_others(component, rng):
-    first, second = torch.randn(2, 5, 3, 4, generator=rng)
-    alone = torch.cat([component(first[row : row + 1], second[row : row + 1]) for row in range(5)])
-    torch.testing.assert_close(component(first, second), alone)
-
-
-@each("distance")
-def test_distance_has_a_finite_gradient_at_zero(component):
-    x = torch.zeros(2, 3, requires_grad=True)
-    component(x, torch.zeros(2, 3)).sum().backward()
-    assert x.grad is not None
-    assert x.grad.isfinite().all()
-
-
-# Network ----------------------------------------------------------------------------------------------------------
-
-
-def shaken(module: nn.Module, rng: torch.Generator) -> nn.Module:
-    """The module with large random weights, so that every part of it matters."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(0, 0.2, generator=rng)
-    return module
-
-
-def with_dropout(cls):
-    return cls(dropout=0.5) if any(field.name == "dropout" for field in dataclasses.fields(cls)) else None
-
-
-@each("network")
-def test_network_output_has_the_shape_of_its_input(component, rng):
-    component.check(IMAGE_SHAPE)
-    module = initialize(component, IMAGE_SHAPE, 0)
-    x = torch.randn(3, *IMAGE_SHAPE, generator=rng)
-    output = module(x, torch.zeros(3), None)
-    assert output.shape == x.shape
-    assert output.isfinite().all()
-
-
-@each("network")
-def test_network_depends_on_input_and_conditioning_of_each_example_alone(component, rng):
-    module = shaken(initialize(component, IMAGE_SHAPE, 0), rng)
-    x = torch.randn(3, *IMAGE_SHAPE, generator=rng)
-    conditioning = torch.tensor([-1.0, 0.0, 1.0])
-    output = module(x, conditioning, None)
-    alone = torch.cat([module(x[row : row + 1], conditioning[row : row + 1], None) for row in range(3)])
-    torch.testing.assert_close(output, alone, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(output, module(x, conditioning.flip(0), None), atol=1e-3)
-    assert not torch.allclose(output, module(x.flip(0), conditioning, None), atol=1e-3)
-
-
-@each("network")
-@pytest.mark.usefixtures("unchanged_global_rng")
-def test_network_weights_depend_on_the_seed_only(component):
-    first = initialize(component, IMAGE_SHAPE, 1)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(99)
-        again = initialize(component, IMAGE_SHAPE, 1)
-    other = initialize(component, IMAGE_SHAPE, 2)
-    torch.testing.assert_close(again.state_dict(), first.state_dict(), rtol=0, atol=0)
-    assert any((a != b).any() for a, b in zip(first.parameters(), other.parameters(), strict=True))
-
-
-@each("network")
-def test_network_starts_as_the_skip_connection(component, rng):
-    if component.name in RANDOM_START:
-        pytest.skip("initialised at random, as in the papers")
-    process = VarianceExploding()
-    function = ConsistencyFunction(initialize(component, IMAGE_SHAPE, 0), process)
-    sigma = torch.tensor([0.01, 0.5, 80.0])
-    x = process.add_noise(torch.zeros(3, *IMAGE_SHAPE), torch.randn(3, *IMAGE_SHAPE, generator=rng), sigma)
-    skip = process.preconditioning(sigma).skip[:, None, None, None]
-    torch.testing.assert_close(function(x, sigma), skip * x, rtol=0, atol=1e-3)
-
-
-@each("network")
-def test_every_weight_of_a_network_receives_a_gradient(component, rng):
-    module = shaken(initialize(component, IMAGE_SHAPE, 0), rng)
-    module(torch.randn(2, *IMAGE_SHAPE, generator=rng), torch.ones(2), None).square().sum().backward()
-    silent = [name for name, weight in module.named_parameters() if weight.grad is None or not weight.grad.any()]
-    assert silent == []
-
-
-@each("network")
-@pytest.mark.usefixtures("unchanged_global_rng")
-def test_network_is_deterministic_given_the_dropout_generator(component, rng):
-    component = with_dropout(type(component)) or component
-    module = shaken(initialize(component, IMAGE_SHAPE, 0), rng)
-    x = torch.randn(2, *IMAGE_SHAPE, generator=rng)
-    outputs = [module(x, torch.ones(2), torch.Generator().manual_seed(5)) for _ in range(2)]
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
-
-
-@each("network")
-def test_dropout_follows_its_seed_and_is_off_without_one(component, rng):
-    settings = with_dropout(type(component))
-    if settings is None:
-        pytest.skip("has no dropout")
-    module = shaken(initialize(settings, IMAGE_SHAPE, 0), rng)
-    x, conditioning = torch.randn(2, *IMAGE_SHAPE, generator=rng), torch.ones(2)
-    dry = copy.deepcopy(initialize(dataclasses.replace(settings, dropout=0.0), IMAGE_SHAPE, 0))
-    dry.load_state_dict(module.state_dict())
-    torch.testing.assert_close(module(x, conditioning, None), dry(x, conditioning, None), rtol=0, atol=0)
-    first, second = (module(x, conditioning, torch.Generator().manual_seed(seed)) for seed in (5, 6))
-    assert (first != second).any()
-    assert (first != module(x, conditioning, None)).any()
-
-
-# EMA and optimizer ------------------------------------------------------------------------------------------------
-
-
-@each("ema")
-@pytest.mark.parametrize("batch_size", [1, 128, 4096])
-def test_decay_of_the_average_is_in_the_unit_interval(component, batch_size):
-    for step in (1, 2, 10, 1_000, 100_000, 10_000_000):
-        assert 0 <= component.decay(step, batch_size) < 1
-
-
-@each("optimizer")
-@pytest.mark.usefixtures("unchanged_global_rng")
-def test_optimizer_steps_are_finite_and_descend(component):
-    weights = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
-    optimizer = dataclasses.replace(component, lr=1e-2).build([weights])
-    losses = []
-    for _ in range(50):
-        loss = weights.square().sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert weights.isfinite().all()
-    assert losses[-1] < 0.95 * losses[0]
-
-
-@each("optimizer")
-def test_optimizer_is_built_with_the_settings_of_the_component(component):
-    settings = dataclasses.replace(component, lr=0.0123, betas=(0.5, 0.75), weight_decay=0.25)
-    (group,) = settings.build([nn.Parameter(torch.zeros(2))]).param_groups
-    assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (0.0123, (0.5, 0.75), 0.25)
 
 
 # Sampler ----------------------------------------------------------------------------------------------------------
@@ -478,7 +232,7 @@ class Counted(ExactConsistency):
         return super().__call__(noisy, sigma, dropout_seed)
 
 
-@each("sampler")
+@pytest.mark.each("sampler")
 @pytest.mark.parametrize("process", members("process"))
 @pytest.mark.usefixtures("unchanged_global_rng")
 def test_sampler_evaluates_the_function_as_often_as_it_says(component, process, rng):
@@ -490,7 +244,7 @@ def test_sampler_evaluates_the_function_as_often_as_it_says(component, process, 
     assert output.isfinite().all()
 
 
-@each("sampler")
+@pytest.mark.each("sampler")
 def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(component, rng):
     function = ExactConsistency(VarianceExploding(), torch.tensor([0.2, -0.1]), 0.5)
     stages = torch.randn(9, 6, 2, generator=rng)
@@ -502,7 +256,7 @@ def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(component, rng):
 # Objective --------------------------------------------------------------------------------------------------------
 
 
-@each("objective")
+@pytest.mark.each("objective")
 @pytest.mark.parametrize("coupling", members("coupling"))
 @pytest.mark.usefixtures("unchanged_global_rng")
 def test_objective_is_a_finite_number_whose_gradient_reaches_the_online_network_only(component, coupling, rng):
@@ -528,7 +282,7 @@ def test_objective_is_a_finite_number_whose_gradient_reaches_the_online_network_
     assert all(weight.grad is None for weight in ema.parameters())
 
 
-@each("objective")
+@pytest.mark.each("objective")
 def test_cost_of_an_objective_grows_by_one_forward_per_generated_example(component, rng):
     process = VarianceExploding()
     function = ExactConsistency(process, torch.zeros(2), 0.5)

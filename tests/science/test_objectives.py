@@ -1,4 +1,4 @@
-"""Consistency training: against a naive implementation, closed forms, and what must not matter."""
+"""Consistency training against a naive implementation and closed forms."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ from torch import nn
 
 from gcsearch.science.couplings import Generator, Independent, OptimalTransport
 from gcsearch.science.distances import L1, ElementwisePseudoHuber, PseudoHuber, SquaredL2
-from gcsearch.science.networks.base import initialize
-from gcsearch.science.networks.mlp import MLP
-from gcsearch.science.networks.unet import UNet
-from gcsearch.science.objectives import Models, Recipe
+from gcsearch.science.objectives import Models
 from gcsearch.science.objectives.consistency import Consistency
 from gcsearch.science.oracles import ExactConsistency
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Bridge, VarianceExploding
-from gcsearch.science.randomness import StepDraws, draw_step
-from gcsearch.science.schedules import Exponential, Fixed, InverseGap, Lognormal, Uniform
+from gcsearch.science.schedules import Fixed, Lognormal, Uniform
 
 DOUBLE = torch.float64
 
@@ -42,39 +38,6 @@ class DoubleBridge(Bridge):
 
     def grid(self, num_levels):
         return super().grid(num_levels).double()
-
-
-def recipe(**parts):
-    defaults = {
-        "process": VarianceExploding(),
-        "timesteps": Fixed(num_levels=20),
-        "levels": Lognormal(),
-        "weighting": InverseGap(),
-        "coupling": Independent(),
-        "distance": PseudoHuber(),
-    }
-    return Recipe(**(defaults | parts))
-
-
-def draws_for(batch_size, shape=(2,), seed=0, step=3, dtype=torch.float32):
-    return draw_step(
-        seed, step, batch_size, lambda num, stream: torch.randn(num, *shape, generator=stream, dtype=dtype)
-    )
-
-
-def perceptrons(dtype=torch.float32, width=16):
-    return [initialize(MLP(width=width), (2,), seed).to(dtype) for seed in (0, 1)]
-
-
-def models_of(process, online, ema):
-    return Models(online=ConsistencyFunction(online, process), ema=ConsistencyFunction(ema, process))
-
-
-def loss_and_gradient(parts, online, ema, data, draws, step=3, num_steps=10):
-    online.zero_grad()
-    terms = Consistency()(parts, models_of(parts.process, online, ema), data, draws, step, num_steps)
-    terms.loss.backward()
-    return terms, [parameter.grad.clone() for parameter in online.parameters()]
 
 
 # A second implementation, example by example, from the papers' formulas ------------------------------------------
@@ -186,7 +149,9 @@ PROCESSES = {
 @pytest.mark.parametrize(
     "distance", [PseudoHuber(), SquaredL2(), L1(), ElementwisePseudoHuber()], ids=lambda distance: distance.name
 )
-def test_loss_and_gradient_equal_a_naive_loop(kind, coupling, mu, distance, rng):
+def test_loss_and_gradient_equal_a_naive_loop(
+    recipe, draws_for, perceptrons, loss_and_gradient, kind, coupling, mu, distance, rng
+):
     online, ema = perceptrons(DOUBLE)
     data, draws = torch.randn(6, 2, generator=rng, dtype=DOUBLE), draws_for(6, dtype=DOUBLE)
     parts = recipe(process=PROCESSES[kind], coupling=coupling, distance=distance)
@@ -202,188 +167,11 @@ def test_loss_and_gradient_equal_a_naive_loop(kind, coupling, mu, distance, rng)
     torch.testing.assert_close(gradient, [p.grad for p in online.parameters()], rtol=1e-6, atol=1e-9)
 
 
-# Limits of the coupling -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("process", [VarianceExploding(), Bridge()])
-@pytest.mark.parametrize("settings", [{"mu": 0.0}, {"mu": 1.0, "start": 0.5}, {"mu": 1.0, "end": 0.2}])
-def test_generator_coupling_without_generated_examples_is_independent_coupling_bit_for_bit(process, settings, rng):
-    online, ema = perceptrons()
-    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
-    plain, plain_gradient = loss_and_gradient(recipe(process=process), online, ema, data, draws)
-    parts = recipe(process=process, coupling=Generator(**settings))
-    got, got_gradient = loss_and_gradient(parts, online, ema, data, draws)
-    torch.testing.assert_close(got.loss, plain.loss, rtol=0, atol=0)
-    torch.testing.assert_close(got_gradient, plain_gradient, rtol=0, atol=0)
-    assert got.forward_units == plain.forward_units
-
-
-def test_loss_with_mixing_is_that_of_the_chosen_and_of_the_other_examples(rng):
-    online, ema = perceptrons()
-    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
-
-    def loss_of(mu, rows=slice(None)):
-        part = StepDraws(
-            noise=draws.noise[rows],
-            level_uniforms=draws.level_uniforms[rows],
-            selection=draws.selection if rows == slice(None) else torch.arange(len(rows)),
-            dropout_seed=0,
-        )
-        parts = recipe(coupling=Generator(mu=mu))
-        return loss_and_gradient(parts, online, ema, data[rows], part)[0].loss.detach()
-
-    chosen, others = draws.selection[:2].tolist(), draws.selection[2:].tolist()
-    torch.testing.assert_close(loss_of(0.25), (2 * loss_of(1.0, chosen) + 6 * loss_of(0.0, others)) / 8)
-
-
-@pytest.mark.parametrize("mu", [0.0, 0.25, 0.5, 1.0])
-def test_step_costs_four_forwards_and_one_more_per_generated_example(mu, rng):
-    online, ema = perceptrons()
-    data, draws = torch.randn(16, 2, generator=rng), draws_for(16)
-    terms, _ = loss_and_gradient(recipe(coupling=Generator(mu=mu)), online, ema, data, draws)
-    assert terms.forward_units == 4 * 16 + round(16 * mu)
-
-
-@pytest.mark.parametrize(("predictor", "matters"), [("ema", "ema"), ("online", "online")])
-def test_predictor_of_the_recipe_is_the_one_that_generates(predictor, matters, rng):
-    process = VarianceExploding()
-    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
-    parts = recipe(coupling=Generator(mu=1.0, predictor=predictor))
-    online, ema = perceptrons()
-    losses = []
-    for scale in (1.0, 3.0):
-        with torch.no_grad():
-            ema.last.weight.mul_(scale)
-        losses.append(Consistency()(parts, models_of(process, online, ema), data, draws, 0, 10).loss)
-    assert (losses[0] != losses[1]).item() is (matters == "ema")
-
-
-@pytest.mark.parametrize("name", ["ema", "predictor_ema", "frozen"])
-@pytest.mark.parametrize("given", ["neither", "both"])
-def test_each_predictor_generates_for_the_recipes_that_name_it_and_for_no_other(name, given, rng):
-    process = VarianceExploding()
-    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
-    networks = {
-        key: initialize(MLP(width=16), (2,), seed) for seed, key in enumerate(("ema", "predictor_ema", "frozen"))
-    }
-    functions = {key: ConsistencyFunction(network, process) for key, network in networks.items()}
-    if given == "neither":
-        functions = {"ema": functions["ema"]}
-    models = Models(online=ConsistencyFunction(perceptrons()[0], process), **functions)
-    couplings = {"ema": Generator(mu=1.0), "frozen": Generator(mu=1.0, predictor="frozen", checkpoint="x.pt")}
-    if given == "neither":
-        assert set(models.predictors) == {"online", "ema"}
-        del couplings["frozen"]
-
-    def losses():
-        return {
-            key: Consistency()(recipe(coupling=coupling), models, data, draws, 0, 10).loss.item()
-            for key, coupling in couplings.items()
-        }
-
-    before = losses()
-    with torch.no_grad():
-        networks[name].last.weight.mul_(3.0)
-    changed = {key for key, loss in losses().items() if loss != before[key]}
-    if given == "neither":
-        assert changed == ({"ema"} if name == "ema" else set())
-    else:
-        assert changed == {"predictor_ema": {"ema"}, "frozen": {"frozen"}, "ema": set()}[name]
-
-
-def test_generator_over_transport_without_generated_examples_is_transport_bit_for_bit(rng):
-    online, ema = perceptrons()
-    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
-    first, first_gradient = loss_and_gradient(recipe(coupling=OptimalTransport()), online, ema, data, draws)
-    parts = recipe(coupling=Generator(mu=0.0, base="ot"))
-    second, second_gradient = loss_and_gradient(parts, online, ema, data, draws)
-    torch.testing.assert_close(second.loss, first.loss, rtol=0, atol=0)
-    torch.testing.assert_close(second_gradient, first_gradient, rtol=0, atol=0)
-    assert first.forward_units == second.forward_units == 4 * 8
-
-
-# Student and teacher ----------------------------------------------------------------------------------------------
-
-
-class Recorded(ConsistencyFunction):
-    """A consistency function that remembers its calls."""
-
-    def __init__(self, network, process):
-        super().__init__(network, process)
-        self.calls = []
-
-    def __call__(self, noisy, sigma, dropout_seed=None):
-        self.calls.append((noisy, sigma, dropout_seed, torch.is_grad_enabled()))
-        return super().__call__(noisy, sigma, dropout_seed)
-
-
-def test_teacher_is_at_the_lower_level_without_gradient_and_student_at_the_upper_with_it(rng):
-    process = VarianceExploding()
-    online, ema = (Recorded(network, process) for network in perceptrons())
-    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
-    parts = recipe(coupling=Generator(mu=0.5, predictor="ema"))
-    Consistency()(parts, Models(online=online, ema=ema), data, draws, 3, 10)
-
-    (predictor,), (teacher, student) = ema.calls, online.calls
-    grid = process.grid(20)
-    position = torch.searchsorted(grid, teacher[1])
-    torch.testing.assert_close(grid[position], teacher[1], rtol=0, atol=0)
-    torch.testing.assert_close(grid[position + 1], student[1], rtol=0, atol=0)
-    # Both states lie on one line through the same end points.
-    torch.testing.assert_close(
-        (student[0] - teacher[0]) / (student[1] - teacher[1])[:, None], draws.noise, rtol=1e-3, atol=1e-3
-    )
-    assert (teacher[3], student[3]) == (False, True)
-    assert teacher[2] == student[2] == draws.dropout_seed
-    assert predictor[2:] == (None, False)
-    torch.testing.assert_close(predictor[1], teacher[1][draws.selection[:4]], rtol=0, atol=0)
-
-
-class Mask(nn.Module):
-    """A network whose output is its dropout mask."""
-
-    def forward(self, x, conditioning, dropout=None):
-        del conditioning
-        return torch.rand(x.shape, generator=dropout)
-
-
-class Bare(ConsistencyFunction):
-    """The network's output as it is, so that student and teacher differ by their masks only."""
-
-    def __call__(self, noisy, sigma, dropout_seed=None):
-        generator = None if dropout_seed is None else torch.Generator().manual_seed(dropout_seed)
-        return self.network(noisy, sigma, generator)
-
-
-def test_student_and_teacher_share_one_dropout_mask(rng):
-    function = Bare(Mask(), VarianceExploding())
-    data = torch.randn(8, 2, generator=rng)
-    terms = Consistency()(recipe(), Models(online=function, ema=function), data, draws_for(8), 3, 10)
-    torch.testing.assert_close(terms.loss, torch.tensor(0.0), rtol=0, atol=0)
-    with torch.random.fork_rng(devices=[]):  # without a seed the mask would come from the global generator
-        assert (function(data, data[:, 0]) != function(data, data[:, 0])).all()
-
-
-def test_network_with_dropout_gives_student_and_teacher_equal_outputs_at_equal_inputs(rng):
-    network = initialize(UNet(channels=8, num_blocks=1, dropout=0.5), (1, 8, 8), 0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(0, 0.2, generator=rng)
-    process = VarianceExploding()
-    function = Recorded(network, process)
-    data, draws = torch.randn(4, 1, 8, 8, generator=rng), draws_for(4, (1, 8, 8))
-    Consistency()(recipe(), Models(online=function, ema=function), data, draws, 3, 10)
-    (x, sigma, _, _), (_, _, seed, _) = function.calls
-    teacher, student = ConsistencyFunction(network, process)(x, sigma, seed), function(x, sigma, draws.dropout_seed)
-    torch.testing.assert_close(student, teacher, rtol=0, atol=0)
-    assert (student != function(x, sigma, draws.dropout_seed + 1)).any()
-
-
 # Closed forms -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("process", [DoubleExploding(), DoubleBridge(), DoubleBridge(conditioning="unit_variance")])
-def test_loss_of_the_exact_map_is_zero_when_the_data_is_one_point(process):
+def test_loss_of_the_exact_map_is_zero_when_the_data_is_one_point(recipe, draws_for, process):
     # All states of one noise then lie on one trajectory of the flow, as they do not for other data.
     centre = torch.tensor([0.3, -0.8], dtype=DOUBLE)
     parts, draws = recipe(process=process), draws_for(64, dtype=DOUBLE)
@@ -417,7 +205,9 @@ def gaussian_loss(num_levels, std, sigma_min, generated):
 
 @pytest.mark.parametrize(("coupling", "generated"), [(Independent(), False), (Generator(mu=1.0), True)])
 @pytest.mark.parametrize("num_levels", [6, 20])
-def test_loss_of_the_exact_map_of_a_gaussian_equals_its_closed_form(coupling, generated, num_levels, rng):
+def test_loss_of_the_exact_map_of_a_gaussian_equals_its_closed_form(
+    recipe, draws_for, coupling, generated, num_levels, rng
+):
     num, std = 200_000, 0.5
     process = VarianceExploding(sigma_min=0.05)
     function = ExactConsistency(process, torch.zeros(2), std)
@@ -429,7 +219,7 @@ def test_loss_of_the_exact_map_of_a_gaussian_equals_its_closed_form(coupling, ge
 
 
 @pytest.mark.parametrize("process", [VarianceExploding(), Bridge()])
-def test_loss_of_the_exact_map_falls_with_the_share_of_generated_examples(process, rng):
+def test_loss_of_the_exact_map_falls_with_the_share_of_generated_examples(recipe, draws_for, process, rng):
     num = 20_000
     function = ExactConsistency(process, torch.zeros(2), 0.5)
     data, draws = 0.5 * torch.randn(num, 2, generator=rng), draws_for(num)
@@ -448,7 +238,7 @@ def test_loss_of_the_exact_map_falls_with_the_share_of_generated_examples(proces
     assert losses[2] < losses[1] < losses[0]
 
 
-def test_loss_of_the_identity_map_is_the_mean_distance_of_neighbouring_states(rng):
+def test_loss_of_the_identity_map_is_the_mean_distance_of_neighbouring_states(recipe, draws_for, rng):
     class Identity(ConsistencyFunction):
         def __call__(self, noisy, sigma, dropout_seed=None):
             return noisy
@@ -462,35 +252,7 @@ def test_loss_of_the_identity_map_is_the_mean_distance_of_neighbouring_states(rn
     torch.testing.assert_close(terms.loss, draws.noise.abs().sum(1).mean(), rtol=1e-3, atol=0)
 
 
-# What a step depends on -------------------------------------------------------------------------------------------
-
-
-def test_number_of_levels_follows_the_step(rng):
-    process = VarianceExploding()
-    function = Recorded(perceptrons()[0], process)
-    data, draws = torch.randn(64, 2, generator=rng), draws_for(64)
-    parts = recipe(timesteps=Exponential(s0=2, s1=8), levels=Uniform())
-    for step, count in ((0, 3), (40, 5), (80, 9)):
-        function.calls.clear()
-        Consistency()(parts, Models(online=function, ema=function), data, draws, step, 100)
-        used = torch.cat([sigma for _, sigma, _, _ in function.calls]).unique()
-        assert torch.isin(used, process.grid(count)).all()
-        assert len(used) == count
-
-
-@pytest.mark.usefixtures("unchanged_global_rng")
-def test_draws_are_the_same_after_any_recipe(rng):
-    online, ema = perceptrons()
-    data = torch.randn(8, 2, generator=rng)
-    before = draws_for(8)
-    for coupling in (Independent(), Generator(mu=0.5), Generator(mu=1.0, predictor="online")):
-        for process in (VarianceExploding(), Bridge()):
-            draws = draws_for(8)
-            loss_and_gradient(recipe(process=process, coupling=coupling), online, ema, data, draws)
-            torch.testing.assert_close(vars(draws), vars(before), rtol=0, atol=0)
-
-
-def test_loss_does_not_depend_on_the_order_of_the_batch(rng):
+def test_loss_does_not_depend_on_the_order_of_the_batch(recipe, draws_for, perceptrons, loss_and_gradient, rng):
     online, ema = perceptrons(DOUBLE)
     data, draws = torch.randn(8, 2, generator=rng, dtype=DOUBLE), draws_for(8, dtype=DOUBLE)
     order = torch.randperm(8, generator=rng)
