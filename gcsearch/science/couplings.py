@@ -30,6 +30,30 @@ the first evaluation and none after.
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unpaired:
+    """What a coupling pairs: one batch as drawn, and what end points can be generated with.
+
+    Attributes:
+        data: Clean examples.
+        noise: Source samples.
+        sigma_lower: Lower level of each example's pair of levels.
+        process: Forward process.
+        predictors: Networks that can generate end points, by name: ``ema``, ``online`` and, where the recipe asks for
+            one, ``frozen``. Called without gradient and without dropout.
+        selection: Random order of the examples.
+        progress: step / num_steps, in [0, 1).
+    """
+
+    data: Batch
+    noise: Batch
+    sigma_lower: PerExample
+    process: Process
+    predictors: dict[str, Predictor]
+    selection: Indices
+    progress: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndPoints:
     """End points of a batch of flows: the training states are a(sigma) data + b(sigma) noise."""
 
@@ -45,32 +69,8 @@ class Coupling(Component, ABC):
         """How many examples of a batch get a generated end point at `progress` = step / num_steps."""
 
     @abstractmethod
-    def pair(
-        self,
-        *,
-        data: Batch,
-        noise: Batch,
-        sigma_lower: PerExample,
-        process: Process,
-        predictors: dict[str, Predictor],
-        selection: Indices,
-        progress: float,
-    ) -> EndPoints:
-        """End points for one batch.
-
-        Args:
-            data: Clean examples.
-            noise: Source samples.
-            sigma_lower: Lower level of each example's pair of levels.
-            process: Forward process.
-            predictors: Networks that can generate end points, by name: ``ema``, ``online`` and, where the recipe asks
-                for one, ``frozen``. Called without gradient and without dropout.
-            selection: Random order of the examples.
-            progress: step / num_steps, in [0, 1).
-
-        Returns:
-            End points of the same shapes as `data` and `noise`.
-        """
+    def pair(self, batch: Unpaired) -> EndPoints:
+        """End points for one batch, of the shapes of its data and noise."""
 
 
 couplings: Registry[Coupling] = Registry("coupling")
@@ -85,19 +85,8 @@ class Independent(Coupling):
         del batch_size, progress
         return 0
 
-    def pair(
-        self,
-        *,
-        data: Batch,
-        noise: Batch,
-        sigma_lower: PerExample,
-        process: Process,
-        predictors: dict[str, Predictor],
-        selection: Indices,
-        progress: float,
-    ) -> EndPoints:
-        del sigma_lower, process, predictors, selection, progress
-        return EndPoints(data=data, noise=noise)
+    def pair(self, batch: Unpaired) -> EndPoints:
+        return EndPoints(data=batch.data, noise=batch.noise)
 
 
 def optimal_permutation(data: Batch, noise: Batch) -> Indices:
@@ -135,19 +124,8 @@ class OptimalTransport(Coupling):
         del batch_size, progress
         return 0
 
-    def pair(
-        self,
-        *,
-        data: Batch,
-        noise: Batch,
-        sigma_lower: PerExample,
-        process: Process,
-        predictors: dict[str, Predictor],
-        selection: Indices,
-        progress: float,
-    ) -> EndPoints:
-        del sigma_lower, process, predictors, selection, progress
-        return EndPoints(data=data, noise=noise[optimal_permutation(data, noise)])
+    def pair(self, batch: Unpaired) -> EndPoints:
+        return EndPoints(data=batch.data, noise=batch.noise[optimal_permutation(batch.data, batch.noise)])
 
 
 @couplings.register("generator")
@@ -222,27 +200,18 @@ class Generator(Coupling):
     def num_generated(self, batch_size: int, progress: float) -> int:
         return math.floor(self.mixing_rate(progress) * batch_size + 0.5)
 
-    def pair(
-        self,
-        *,
-        data: Batch,
-        noise: Batch,
-        sigma_lower: PerExample,
-        process: Process,
-        predictors: dict[str, Predictor],
-        selection: Indices,
-        progress: float,
-    ) -> EndPoints:
+    def pair(self, batch: Unpaired) -> EndPoints:
+        data, noise = batch.data, batch.noise
         if self.base == "ot":
             noise = noise[optimal_permutation(data, noise)]
-        count = self.num_generated(data.shape[0], progress)
+        count = self.num_generated(data.shape[0], batch.progress)
         if count == 0:
             return EndPoints(data=data, noise=noise)
-        chosen = selection[:count]
+        chosen = batch.selection[:count]
         with torch.no_grad():
-            sigma = sigma_lower[chosen]
-            noisy = process.add_noise(data[chosen], noise[chosen], sigma)
-            generated = predictors[self.predictor](noisy, sigma)
+            sigma = batch.sigma_lower[chosen]
+            noisy = batch.process.add_noise(data[chosen], noise[chosen], sigma)
+            generated = batch.predictors[self.predictor](noisy, sigma)
             if self.clamp:
                 generated = generated.clamp(-1, 1)
         return EndPoints(data=data.index_copy(0, chosen, generated), noise=noise)

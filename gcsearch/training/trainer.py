@@ -192,19 +192,17 @@ class Trainer:
         first = f"eval/{self.experiment.evaluation.metrics[0].name}"
         lowest = self.experiment.evaluation.metrics[0].lower_is_better
         history = [result.metrics[first] for result in self.results] + [scores[first]]
+        training = self.experiment.training
+        stage = self.experiment.timesteps.stage(max(0, self.step - 1), training.num_steps)
         metrics = scores | {
             first.replace("eval/", "best/"): min(history) if lowest else max(history),
             **window,
-            "schedule/num_levels": float(
-                self.experiment.timesteps.levels_at(max(0, self.step - 1), self.experiment.training.num_steps)
-            ),
+            **{f"schedule/{name}": value for name, value in stage.items()},
             "cost/step": float(self.step),
             "cost/train_seconds": counters["train_seconds"],
             "cost/evaluation_seconds": counters["evaluation_seconds"],
             "cost/forward_units": counters["forward_units"],
-            "progress/images_per_second": self.step
-            * self.experiment.training.batch_size
-            / max(counters["train_seconds"], 1e-9),
+            "progress/images_per_second": self.step * training.batch_size / max(counters["train_seconds"], 1e-9),
         }
         self.results.append(Result(images=images, metrics=metrics, identities=self.judge.identities))
         for name in ("loss_sum", "grad_norm_sum", "window_steps"):

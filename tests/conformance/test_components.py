@@ -190,14 +190,38 @@ def test_grid_increases_between_exact_ends(component, num_levels):
 
 @pytest.mark.each("timesteps")
 @pytest.mark.parametrize("num_steps", [1, 7, 100, 1_000, 100_000])
-def test_number_of_levels_is_pure_at_least_two_and_never_decreases(component, num_steps):
+def test_curriculum_is_pure_and_never_goes_back(component, num_steps):
     steps = sorted({round(fraction / 200 * (num_steps - 1)) for fraction in range(201)})
-    counts = [component.levels_at(step, num_steps) for step in steps]
-    assert min(counts) >= 2
-    assert counts == sorted(counts)
-    backwards = [component.levels_at(step, num_steps) for step in reversed(steps)]
-    assert backwards[::-1] == counts
-    assert all(type(count) is int for count in counts)
+    stages = [component.stage(step, num_steps) for step in steps]
+    assert [component.stage(step, num_steps) for step in reversed(steps)][::-1] == stages
+    for name in stages[0]:
+        assert [stage[name] for stage in stages] == sorted(stage[name] for stage in stages)
+
+
+@pytest.mark.each("timesteps")
+@pytest.mark.parametrize("process", members("process"))
+@pytest.mark.parametrize("level", ["lognormal", "uniform"])
+@pytest.mark.parametrize("step", [0, 40, 99])
+def test_levels_of_a_pair_are_ordered_and_inside_the_process_for_every_uniform_number(component, process, level, step):
+    process, levels = process(), registries["levels"][level]()
+    uniforms = torch.cat([torch.linspace(0, 1, 1_001)[:-1], torch.tensor([1e-30, 1 - 2**-24])])
+    lower, upper = component.pair(uniforms, process, levels, step, 100)
+    assert lower.shape == upper.shape == uniforms.shape
+    assert lower.dtype == upper.dtype == torch.float32
+    assert (lower < upper).all()
+    assert lower.min().item() >= torch.tensor(process.sigma_min).item()
+    assert upper.max().item() <= torch.tensor(process.sigma_max).item()
+    assert (upper.sort().values == upper[uniforms.argsort()]).all()
+
+
+@pytest.mark.each("timesteps")
+def test_pairs_come_closer_as_training_goes_on_or_stay(component):
+    uniforms = torch.linspace(0, 1, 101)[:-1]
+    gaps = []
+    for step in (0, 50, 99):
+        lower, upper = component.pair(uniforms, VarianceExploding(), Lognormal(), step, 100)
+        gaps.append((upper - lower).mean())
+    assert gaps[0] >= gaps[1] >= gaps[2] > 0
 
 
 @pytest.mark.each("levels")
@@ -208,6 +232,17 @@ def test_level_probabilities_sum_to_one(component, process, num_levels):
     assert probabilities.shape == (num_levels - 1,)
     assert (probabilities > 0).all()
     torch.testing.assert_close(probabilities.sum(), torch.tensor(1.0, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.each("levels")
+@pytest.mark.parametrize("process", members("process"))
+def test_continuous_levels_fall_into_the_intervals_of_a_grid_with_their_probabilities(component, process):
+    process = process()
+    grid = process.grid(12)
+    num = 200_000
+    sigma = component.quantile((torch.arange(num, dtype=torch.float64) + 0.5) / num, process)
+    counts = torch.histogram(sigma.float(), grid).hist / num
+    torch.testing.assert_close(counts.double(), component.probabilities(grid), rtol=0, atol=2e-5)
 
 
 @pytest.mark.each("weighting")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gcsearch.registry import registries
+from gcsearch.science.couplings import Unpaired
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import VarianceExploding
@@ -28,7 +29,7 @@ def pair(coupling, rng, predictor, progress=0.5, batch_size=6):
     data = torch.randn(batch_size, 3, generator=rng)
     noise = torch.randn(batch_size, 3, generator=rng)
     selection = torch.randperm(batch_size, generator=rng)
-    ends = coupling.pair(
+    batch = Unpaired(
         data=data,
         noise=noise,
         sigma_lower=torch.linspace(0.1, 2, batch_size),
@@ -37,6 +38,7 @@ def pair(coupling, rng, predictor, progress=0.5, batch_size=6):
         selection=selection,
         progress=progress,
     )
+    ends = coupling.pair(batch)
     return data, noise, ends
 
 

@@ -9,7 +9,7 @@ import torch
 
 from gcsearch.config import build
 from gcsearch.registry import spec
-from gcsearch.science.couplings import Generator, Independent, OptimalTransport, optimal_permutation
+from gcsearch.science.couplings import Generator, Independent, OptimalTransport, Unpaired, optimal_permutation
 from gcsearch.science.ema import Constant, PowerWarmup
 from gcsearch.science.process import Bridge, VarianceExploding
 
@@ -41,7 +41,9 @@ def inputs(batch_size=BATCH):
 def pair(coupling, progress=0.5, process=None, **predictors):
     predictors = predictors or {"ema": Asked(9.0), "online": Asked(7.0)}
     given = inputs()
-    ends = coupling.pair(process=process or VarianceExploding(), predictors=predictors, progress=progress, **given)
+    ends = coupling.pair(
+        Unpaired(process=process or VarianceExploding(), predictors=predictors, progress=progress, **given)
+    )
     return given, ends
 
 
@@ -200,7 +202,9 @@ def test_clamp_leaves_real_data_outside_the_range_alone():
     given = inputs()
     given["data"] = given["data"] + 10
     predictors = {"ema": Asked(3.0)}
-    ends = Generator(mu=0.5, clamp=True).pair(process=VarianceExploding(), predictors=predictors, progress=0.5, **given)
+    ends = Generator(mu=0.5, clamp=True).pair(
+        Unpaired(process=VarianceExploding(), predictors=predictors, progress=0.5, **given)
+    )
     assert (ends.data[given["selection"][5:]] > 9).all()
     assert (ends.data[given["selection"][:5]] == 1).all()
 
@@ -243,7 +247,7 @@ def test_assignment_costs_no_more_than_any_random_permutation(shape, rng):
 def test_transport_permutes_the_noise_and_nothing_else(size):
     data, noise = batch(size)
     given = {"data": data, "noise": noise, "sigma_lower": torch.ones(size), "selection": torch.arange(size)}
-    ends = OptimalTransport().pair(process=VarianceExploding(), predictors={}, progress=0.5, **given)
+    ends = OptimalTransport().pair(Unpaired(process=VarianceExploding(), predictors={}, progress=0.5, **given))
     assert ends.data is data
     assert sorted_rows(ends.noise) == sorted_rows(noise)
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
-
-import torch
-from torch import Tensor
 
 from gcsearch.registry import Component, Registry
-from gcsearch.science.couplings import Coupling, Predictor
+from gcsearch.science.couplings import Coupling, EndPoints, Predictor, Unpaired
 from gcsearch.science.distances import Distance
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Process
@@ -94,11 +90,41 @@ class Objective(Component, ABC):
 objectives: Registry[Objective] = Registry("objective")
 
 
-@lru_cache(maxsize=64)
-def discretisation(process: Process, levels: Levels, num_levels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Grid of `num_levels` and the probability of each of its intervals, on `device`; computed once per stage."""
-    grid = process.grid(num_levels)
-    return grid.to(device), levels.probabilities(grid).to(torch.float32).to(device)
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """A batch of pairs of states on the paths between coupled end points: what consistency training compares.
+
+    Attributes:
+        ends: End points of each path.
+        sigma_lower: Level of the teacher's state.
+        sigma_upper: Level of the student's state.
+    """
+
+    ends: EndPoints
+    sigma_lower: PerExample
+    sigma_upper: PerExample
+
+    def states(self, process: Process) -> tuple[Batch, Batch]:
+        """States at the lower and at the upper level."""
+        data, noise = self.ends.data, self.ends.noise
+        return process.add_noise(data, noise, self.sigma_lower), process.add_noise(data, noise, self.sigma_upper)
+
+
+def training_pairs(recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int) -> Pairs:
+    """Pairs that the recipe trains on at `step`; for the arguments see `Objective.__call__`."""
+    sigma_lower, sigma_upper = recipe.timesteps.pair(
+        draws.level_uniforms, recipe.process, recipe.levels, step, num_steps
+    )
+    batch = Unpaired(
+        data=data,
+        noise=draws.noise,
+        sigma_lower=sigma_lower,
+        process=recipe.process,
+        predictors=models.predictors,
+        selection=draws.selection,
+        progress=step / num_steps,
+    )
+    return Pairs(ends=recipe.coupling.pair(batch), sigma_lower=sigma_lower, sigma_upper=sigma_upper)
 
 
 def mean_loss(distance: PerExample, weight: PerExample) -> Scalar:

@@ -11,12 +11,11 @@ from gcsearch.science.objectives.base import (
     Models,
     Objective,
     Recipe,
-    discretisation,
     mean_loss,
     objectives,
+    training_pairs,
 )
 from gcsearch.science.randomness import StepDraws
-from gcsearch.science.schedules import interval_indices
 from gcsearch.science.shapes import Batch
 
 
@@ -37,30 +36,15 @@ class Consistency(Objective):
     def __call__(
         self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
     ) -> LossTerms:
-        num_levels = recipe.timesteps.levels_at(step, num_steps)
-        grid, probabilities = discretisation(recipe.process, recipe.levels, num_levels, data.device)
-        index = interval_indices(draws.level_uniforms, probabilities)
-        sigma_lower, sigma_upper = grid[index], grid[index + 1]
-
-        progress = step / num_steps
-        ends = recipe.coupling.pair(
-            data=data,
-            noise=draws.noise,
-            sigma_lower=sigma_lower,
-            process=recipe.process,
-            predictors=models.predictors,
-            selection=draws.selection,
-            progress=progress,
-        )
-        lower = recipe.process.add_noise(ends.data, ends.noise, sigma_lower)
-        upper = recipe.process.add_noise(ends.data, ends.noise, sigma_upper)
+        pairs = training_pairs(recipe, models, data, draws, step, num_steps)
+        lower, upper = pairs.states(recipe.process)
         with torch.no_grad():
-            target = models.online(lower, sigma_lower, draws.dropout_seed)
-        output = models.online(upper, sigma_upper, draws.dropout_seed)
+            target = models.online(lower, pairs.sigma_lower, draws.dropout_seed)
+        output = models.online(upper, pairs.sigma_upper, draws.dropout_seed)
 
-        weight = recipe.weighting.weight(sigma_lower, sigma_upper)
+        weight = recipe.weighting.weight(pairs.sigma_lower, pairs.sigma_upper)
         batch_size = data.shape[0]
         return LossTerms(
             loss=mean_loss(recipe.distance(output, target), weight),
-            forward_units=4 * batch_size + recipe.coupling.num_generated(batch_size, progress),
+            forward_units=4 * batch_size + recipe.coupling.num_generated(batch_size, step / num_steps),
         )

@@ -20,7 +20,7 @@ in scale, in where their levels lie, in how far they reach towards pure noise, a
 """
 
 from gcsearch.registry import import_siblings
-from gcsearch.science.process.base import Coefficients, Process, check_levels, karras_grid, processes
+from gcsearch.science.process.base import Coefficients, Process, check_levels, karras_grid, karras_levels, processes
 from gcsearch.science.process.bridge import Bridge
 from gcsearch.science.process.linear import ConditionalOT, Linear
 from gcsearch.science.process.trig import TrigFlow
@@ -37,7 +37,7 @@ __all__ = [
     "TrigFlow",
     "VarianceExploding",
     "check_levels",
-    "import_siblings",
     "karras_grid",
+    "karras_levels",
     "processes",
 ]

@@ -93,10 +93,16 @@ def karras_grid(num_levels: int, sigma_min: float, sigma_max: float, rho: float)
     Source: EDM Eq. 5, in increasing order as in GC Appendix B.
     """
     ramp = torch.linspace(0, 1, num_levels, dtype=torch.float64)
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    grid: Tensor = ((low + ramp * (high - low)) ** rho).to(torch.float32)
+    grid: Tensor = karras_levels(ramp, sigma_min, sigma_max, rho).to(torch.float32)
     grid[0], grid[-1] = sigma_min, sigma_max
     return grid
+
+
+def karras_levels(positions: Tensor, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
+    """Levels at `positions` in [0, 1] between sigma_min and sigma_max, the continuous form of `karras_grid`."""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    levels: Tensor = (low + positions * (high - low)) ** rho
+    return levels
 
 
 def check_levels(sigma_min: float, sigma_max: float, sigma_data: float, rho: float) -> None:
