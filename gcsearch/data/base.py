@@ -16,6 +16,8 @@ from torch import Tensor
 from gcsearch.errors import DataError
 from gcsearch.registry import Component, Registry
 from gcsearch.science.images import to_unit_range
+from gcsearch.science.oracles import IdealFlow
+from gcsearch.science.process import Process
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Dataset(Component, ABC):
     def draw_source(self, num: int, generator: torch.Generator) -> Tensor:
         """`num` samples of the source distribution that noise is drawn from: standard normal unless overridden."""
         return torch.randn(num, *self.event_shape, generator=generator, device=generator.device)
+
+    def ideal_flow(self, process: Process) -> IdealFlow | None:
+        """The exact probability flow of the data under `process` and independent coupling, where it is known."""
+        del process
+        return None
 
 
 datasets: Registry[Dataset] = Registry("data")

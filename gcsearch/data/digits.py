@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from gcsearch.data.base import Dataset, Examples, datasets
+from gcsearch.science.oracles import FiniteData, IdealFlow
+from gcsearch.science.process import Process
 
 
 @datasets.register("digits")
@@ -27,6 +29,10 @@ class Digits(Dataset):
     def load(self) -> Examples:
         images, _ = load_labelled()
         return Examples(images)
+
+    def ideal_flow(self, process: Process) -> IdealFlow:
+        """The flow of the training set itself: every state comes from one of the 1,797 images."""
+        return FiniteData(process=process, examples=self.load().scaled(slice(None)))
 
 
 def load_labelled() -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ Every function takes the dtype of its input; use float64 for tight comparisons.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gcsearch.science.conversions import Estimate
+from gcsearch.science.flows import Flow
 from gcsearch.science.preconditioning import ConsistencyFunction, per_example
 from gcsearch.science.process import Coefficients, Process
 from gcsearch.science.shapes import Batch, PerExample
@@ -26,21 +27,22 @@ from gcsearch.science.shapes import Batch, PerExample
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GaussianMixture:
-    """Data distribution sum_k pi_k N(m_k, std^2 I), seen through the variance-exploding process.
+    """Data distribution sum_k pi_k N(m_k, diag(std^2)), seen through the variance-exploding process.
 
-    A single Gaussian is a mixture of one mode. At level sigma each mode is N(m_k, (std^2 + sigma^2) I). For other
+    A single Gaussian is a mixture of one mode. At level sigma each mode is N(m_k, diag(std^2 + sigma^2)). For other
     processes and sources see `MixtureFlow`.
 
     Attributes:
         means: Modes m_k, shape (K, *event).
-        std: Standard deviation of every mode; 0 makes the data K points.
+        std: Standard deviation of every mode: one number, or one per coordinate, shape (*event,). 0 makes the data K
+            points.
         probabilities: Weights pi_k, shape (K,), positive and summing to 1; None weighs the modes equally.
 
     Source: own derivation from Bayes' rule, as are all formulas of this class.
     """
 
     means: Tensor
-    std: float
+    std: float | Tensor
     probabilities: Tensor | None = None
 
     @property
@@ -49,6 +51,10 @@ class GaussianMixture:
         num_modes = len(self.means)
         return torch.full((num_modes,), 1 / num_modes) if self.probabilities is None else self.probabilities
 
+    def variance(self, like: Tensor) -> Tensor:
+        """Variance of every mode along each coordinate, shape (d,), in the dtype of `like`."""
+        return torch.as_tensor(self.std).to(like).square().expand(self.means.shape[1:]).flatten()
+
     def sample(self, num: int, generator: torch.Generator) -> Tensor:
         """Data points, shape (num, *event), in the dtype of `means`."""
         mode = torch.multinomial(self.weights, num, replacement=True, generator=generator)
@@ -56,11 +62,10 @@ class GaussianMixture:
         return self.means[mode] + self.std * spread
 
     def log_joint(self, noisy: Batch, sigma: PerExample) -> Tensor:
-        """Logarithm of pi_k N(noisy; m_k, (std^2 + sigma^2) I), shape (B, K)."""
+        """Logarithm of pi_k N(noisy; m_k, diag(std^2 + sigma^2)), shape (B, K)."""
         offsets = (noisy[:, None] - self.means.to(noisy)).flatten(2)
-        variance = (self.std**2 + sigma.square())[:, None]
-        normalisation = offsets.shape[2] / 2 * (2 * math.pi * variance).log()
-        return self.weights.to(noisy).log() - offsets.square().sum(2) / (2 * variance) - normalisation
+        variance = (self.variance(noisy) + sigma.square()[:, None])[:, None]
+        return self.weights.to(noisy).log() + log_normal(offsets, variance)
 
     def log_density(self, noisy: Batch, sigma: PerExample) -> PerExample:
         """Logarithm of p_sigma(noisy)."""
@@ -69,12 +74,13 @@ class GaussianMixture:
     def denoised(self, noisy: Batch, sigma: PerExample) -> Batch:
         """Mean of the data given the state.
 
-        D(x, sigma) = sum_k r_k [m_k + std^2 / (std^2 + sigma^2) (x - m_k)], r_k ~ pi_k N(x; m_k, (std^2 + sigma^2) I)
+        D(x, sigma) = sum_k r_k [m_k + std^2 / (std^2 + sigma^2) (x - m_k)], r_k ~ pi_k N(x; m_k, diag(std^2 + sigma^2))
         """
         responsibility = self.log_joint(noisy, sigma).softmax(1)
         mode = torch.einsum("bk,k...->b...", responsibility, self.means.to(noisy))
-        shrinkage = self.std**2 / (self.std**2 + sigma.square())
-        return mode + per_example(shrinkage, noisy) * (noisy - mode)
+        variance = self.variance(noisy)
+        shrinkage = variance / (variance + sigma.square()[:, None])
+        return mode + shrinkage.reshape(noisy.shape) * (noisy - mode)
 
     def score(self, noisy: Batch, sigma: PerExample) -> Batch:
         """Gradient of `log_density` by the state: (D(x, sigma) - x) / sigma^2."""
@@ -85,18 +91,13 @@ class GaussianMixture:
         return (noisy - self.denoised(noisy, sigma)) / per_example(sigma, noisy)
 
 
-class IdealFlow(ABC):
-    """What a network trained without error would say at every state of a process, from the distributions alone.
+def log_normal(offsets: Tensor, variance: Tensor) -> Tensor:
+    """Logarithm of the density of N(0, diag(variance)) at `offsets`; the last dimension is that of the coordinates."""
+    return -(offsets.square() / (2 * variance) + (2 * math.pi * variance).log() / 2).sum(-1)
 
-    Attributes:
-        process: Forward process.
-    """
 
-    process: Process
-
-    @abstractmethod
-    def expectation(self, noisy: Batch, sigma: PerExample) -> Estimate:
-        """E[data | noisy] and E[noise | noisy] under independent coupling."""
+class IdealFlow(Flow):
+    """What a network trained without error would say at every state of a process, from the distributions alone."""
 
     @abstractmethod
     def log_density(self, noisy: Batch, sigma: PerExample) -> PerExample:
@@ -106,22 +107,15 @@ class IdealFlow(ABC):
     def score(self, noisy: Batch, sigma: PerExample) -> Batch:
         """Gradient of `log_density` by the state."""
 
-    def denoised(self, noisy: Batch, sigma: PerExample) -> Batch:
-        """Mean of the data given the state."""
-        return self.expectation(noisy, sigma).data
-
-    def velocity(self, noisy: Batch, sigma: PerExample) -> Batch:
-        """Slope of the probability-flow ODE, d noisy / d sigma = a' E[data | noisy] + b' E[noise | noisy]."""
-        return self.expectation(noisy, sigma).velocity
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MixtureFlow(IdealFlow):
     """Mixtures of Gaussians as data and as source, under any process.
 
-    For data N(m_k, s^2 I) with weights pi_k, source N(n_j, t^2 I) with weights rho_j, at noisy = a data + b noise:
+    For data N(m_k, s^2) with weights pi_k, source N(n_j, t^2) with weights rho_j, at noisy = a data + b noise (each
+    coordinate has its own C if s or t has one value per coordinate):
 
-    r_kj ~ pi_k rho_j N(x; mu_kj, C I), mu_kj = a m_k + b n_j, C = a^2 s^2 + b^2 t^2
+    r_kj ~ pi_k rho_j N(x; mu_kj, C), mu_kj = a m_k + b n_j, C = a^2 s^2 + b^2 t^2
     score = sum r_kj (mu_kj - x) / C
     E[data | x] = sum r_kj m_k - a s^2 score
     E[noise | x] = sum r_kj n_j - b t^2 score
@@ -155,8 +149,8 @@ class MixtureFlow(IdealFlow):
         level = self.process.coefficients(sigma.to(noisy))
         data, noise, score = self._posterior(noisy, level)
         return Estimate(
-            data=data - per_example(level.data * self.data.std**2, noisy) * score,
-            noise=noise - per_example(level.noise * self.noise.std**2, noisy) * score,
+            data=data - (level.data[:, None] * self.data.variance(noisy)).reshape(noisy.shape) * score,
+            noise=noise - (level.noise[:, None] * self.noise.variance(noisy)).reshape(noisy.shape) * score,
             coefficients=level,
         )
 
@@ -164,19 +158,19 @@ class MixtureFlow(IdealFlow):
         """Gradient of `log_density` by the state, for any source."""
         return self._posterior(noisy, self.process.coefficients(sigma.to(noisy)))[2]
 
-    def _variance(self, level: Coefficients) -> PerExample:
-        """Variance C of every component in every direction."""
-        return (level.data * self.data.std).square() + (level.noise * self.noise.std).square()
+    def _variance(self, noisy: Batch, level: Coefficients) -> Tensor:
+        """Variance C of every component along each coordinate, shape (B, d)."""
+        data, noise = level.data.square()[:, None], level.noise.square()[:, None]
+        return data * self.data.variance(noisy) + noise * self.noise.variance(noisy)
 
     def _log_joint(self, noisy: Batch, level: Coefficients) -> Tensor:
-        """Logarithm of pi_k rho_j N(noisy; mu_kj, C I), shape (B, K, J)."""
-        variance = self._variance(level)[:, None, None]
+        """Logarithm of pi_k rho_j N(noisy; mu_kj, C), shape (B, K, J)."""
         data, noise = self.data.means.to(noisy).flatten(1), self.noise.means.to(noisy).flatten(1)
         centres = torch.einsum("b,kd->bkd", level.data, data)[:, :, None]
         centres = centres + torch.einsum("b,jd->bjd", level.noise, noise)[:, None]
-        distances = (noisy.flatten(1)[:, None, None] - centres).square().sum(3)
         weights = self.data.weights.to(noisy).log()[:, None] + self.noise.weights.to(noisy).log()
-        return weights - distances / (2 * variance) - data.shape[1] / 2 * (2 * math.pi * variance).log()
+        offsets = noisy.flatten(1)[:, None, None] - centres
+        return weights + log_normal(offsets, self._variance(noisy, level)[:, None, None])
 
     def _posterior(self, noisy: Batch, level: Coefficients) -> tuple[Batch, Batch, Batch]:
         """Expected modes of data and source given the state, sum r_kj m_k and sum r_kj n_j, and the score."""
@@ -185,7 +179,7 @@ class MixtureFlow(IdealFlow):
         data = torch.einsum("bkj,k...->b...", responsibility, self.data.means.to(noisy))
         noise = torch.einsum("bkj,j...->b...", responsibility, self.noise.means.to(noisy))
         centre = per_example(level.data, noisy) * data + per_example(level.noise, noisy) * noise
-        return data, noise, (centre - noisy) / per_example(self._variance(level), noisy)
+        return data, noise, (centre - noisy) / self._variance(noisy, level).reshape(noisy.shape)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

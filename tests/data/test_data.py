@@ -8,9 +8,10 @@ import torch
 from gcsearch.data import Examples, datasets
 from gcsearch.data.batches import Batches
 from gcsearch.data.digits import Digits, load_labelled
-from gcsearch.data.gaussians import OneToTwoModes, TwoToTwoModes
+from gcsearch.data.gaussians import OneToTwoModes, OneToTwoModesV1, TwoToTwoModes
 from gcsearch.errors import DataError
 from gcsearch.science.images import to_bytes
+from gcsearch.science.process import Linear, VarianceExploding
 
 
 def numbers(count):
@@ -108,7 +109,11 @@ def test_examples_have_the_declared_shape_and_are_reproducible(name):
 
 @pytest.mark.parametrize(
     ("dataset", "modes"),
-    [(OneToTwoModes(), [[0.0, -0.5], [0.0, 0.5]]), (TwoToTwoModes(), [[1.0, -1.0], [1.0, 1.0]])],
+    [
+        (OneToTwoModes(), [[0.0, -0.5], [0.0, 0.5]]),
+        (OneToTwoModesV1(), [[1.0, -1.0], [1.0, 1.0]]),
+        (TwoToTwoModes(), [[1.0, -1.0], [1.0, 1.0]]),
+    ],
 )
 def test_mixtures_have_two_equal_narrow_modes(dataset, modes):
     points = dataset.load().values
@@ -129,8 +134,42 @@ def test_source_is_normal_unless_the_data_set_says_otherwise(rng):
     assert modes[:, 1].abs().mean() == pytest.approx(1, abs=0.01)
 
 
+def test_source_of_the_first_paper_is_narrow_along_the_path_and_wide_across_it(rng):
+    source = OneToTwoModesV1().draw_source(20_000, rng)
+    torch.testing.assert_close(source.mean(0), torch.tensor([-1.0, 0.0]), rtol=0, atol=0.02)
+    torch.testing.assert_close(source.std(0), torch.tensor([0.01, 0.5]), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("name", ["gaussians_1m2m", "gaussians_1m2m_v1", "gaussians_2m2m"])
+def test_ideal_flow_has_the_moments_of_data_and_source(name, rng):
+    dataset, process = datasets[name](), Linear()
+    flow = dataset.ideal_flow(process)
+    for sampled, modes in (
+        (dataset.load().values, flow.data),
+        (dataset.draw_source(10_000, rng), flow.noise),
+    ):
+        expected = modes.sample(200_000, rng)
+        torch.testing.assert_close(sampled.mean(0), expected.mean(0), rtol=0, atol=0.04)
+        torch.testing.assert_close(sampled.T.cov(), expected.T.cov(), rtol=0.05, atol=0.02)
+
+
+def test_ideal_flow_of_the_digits_ends_at_a_digit(rng):
+    images = Digits().load().scaled(slice(None))
+    flow, process = Digits().ideal_flow(VarianceExploding()), VarianceExploding()
+    sigma = torch.full((5,), 0.05)
+    noisy = process.add_noise(images[:5], torch.randn(5, 1, 8, 8, generator=rng), sigma)
+    torch.testing.assert_close(flow.denoised(noisy, sigma), images[:5], rtol=0, atol=1e-4)
+    far = torch.full((5,), 1e4)
+    torch.testing.assert_close(
+        flow.denoised(process.add_noise(images[:5], torch.zeros(5, 1, 8, 8), far), far),
+        images.mean(0).expand(5, 1, 8, 8),
+        rtol=0,
+        atol=1e-3,
+    )
+
+
 @pytest.mark.parametrize("settings", [{"std": 0.0}, {"std": float("nan")}, {"num_points": 0}])
-@pytest.mark.parametrize("cls", [OneToTwoModes, TwoToTwoModes])
+@pytest.mark.parametrize("cls", [OneToTwoModes, OneToTwoModesV1, TwoToTwoModes])
 def test_mixtures_that_mean_nothing_are_refused(cls, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         cls(**settings)

@@ -41,7 +41,11 @@ SOURCE = GaussianMixture(
     probabilities=torch.tensor([0.35, 0.65], dtype=DOUBLE),
 )
 
-each_source = pytest.mark.parametrize("source", [None, SOURCE], ids=["normal", "mixture"])
+STRETCHED = GaussianMixture(
+    means=torch.tensor([[-1.0, 0.5], [0.4, -1.2]], dtype=DOUBLE), std=torch.tensor([0.2, 0.9], dtype=DOUBLE)
+)
+
+each_source = pytest.mark.parametrize("source", [None, SOURCE, STRETCHED], ids=["normal", "mixture", "stretched"])
 
 POINTS = torch.tensor([[0.3, -0.4], [1.0, 0.2], [-0.8, 0.9], [0.31, -0.39], [0.0, 0.0]], dtype=DOUBLE)
 
@@ -113,7 +117,7 @@ def test_expected_data_and_noise_equal_importance_sampling(levels, process, sour
     for x in draw(flow, 4, sigma, rng)[0]:
         noise = (x - path.data * data) / path.noise
         modes = flow.noise
-        offsets = (noise[:, None] - modes.means).square().sum(2) / (2 * modes.std**2)
+        offsets = ((noise[:, None] - modes.means) / modes.std).square().sum(2) / 2
         weights = ((modes.weights.double().log() - offsets).logsumexp(1)).softmax(0)[:, None]
         got = flow.expectation(x[None], sigma)
         for samples, value in ((data, got.data), (noise, got.noise)):
