@@ -67,8 +67,10 @@ def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
                 convolutions[f"features.{layer}.bias"] = 0.1 * torch.randn(width, generator=stream)
                 channels = width
         heads = [torch.rand(1, width, 1, 1, generator=stream) for width in widths]
-        torch.save(convolutions, folder / VGG16.name)
-        torch.save({f"lin{block}.model.1.weight": head for block, head in enumerate(heads)}, folder / HEADS.name)
+        named_heads = {f"lin{block}.model.1.weight": head for block, head in enumerate(heads)}
+        for content, file in ((convolutions, VGG16), (named_heads, HEADS)):
+            # The published files are older than torch's present format.
+            torch.save(content, folder / file.name, _use_new_zipfile_serialization=False)
         return folder
 
     return write
