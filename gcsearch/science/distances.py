@@ -120,9 +120,10 @@ class L1(Distance):
 class LPIPS(Distance):
     """Learned perceptual distance of images: weighted squared differences of VGG16's features.
 
-    Images of one channel are repeated to three. Computed in fp32, whatever the training's precision. Costs two forward
-    passes and one backward pass of VGG16 per example, far more than a small network on small images, which the cost
-    in forward units does not count. Needs two published files of weights: `gcsearch.science.perceptual`.
+    Images of one channel are repeated to three. Computed in fp32, whatever the training's precision (NVIDIA GPUs round
+    convolutions to TF32 unless torch is told otherwise). Costs two forward passes and one backward pass of VGG16 per
+    example, far more than a small network on small images, which the cost in forward units does not count. Needs two
+    published files of weights: `gcsearch.science.perceptual`.
 
     Attributes:
         size: Images with a side shorter than this are resized to `size` x `size` pixels first, bilinearly.
