@@ -41,6 +41,10 @@ class CheckpointError(GCSearchError):
     """A checkpoint or export that cannot be read, or belongs to another recipe."""
 
 
+class WeightsError(GCSearchError):
+    """Published weights that are missing and cannot be downloaded, or are not the published ones."""
+
+
 class StudyError(GCSearchError):
     """A study that is missing, damaged, locked by another process, or differs from what is asked."""
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
+from gcsearch.science import perceptual
+from gcsearch.science.perceptual import HEADS, VGG16
 
 torch.set_num_threads(1)
 
@@ -44,3 +50,42 @@ def golden() -> Callable[[str], dict[str, Any]]:
         return values
 
     return read
+
+
+@pytest.fixture(scope="session")
+def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes random weights of the distance ``lpips``, laid out as the published files; few channels unless asked."""
+
+    @cache
+    def write(widths: tuple[int, ...] = (4, 6, 6, 8, 8)) -> Path:
+        folder, stream = tmp_path_factory.mktemp("lpips"), torch.Generator().manual_seed(0)
+        convolutions, channels = {"classifier.0.weight": torch.zeros(2)}, 3
+        for layers, width in zip(perceptual.BLOCKS, widths, strict=True):
+            for layer in layers:
+                weight = torch.randn(width, channels, 3, 3, generator=stream)
+                convolutions[f"features.{layer}.weight"] = (2 / (9 * channels)) ** 0.5 * weight
+                convolutions[f"features.{layer}.bias"] = 0.1 * torch.randn(width, generator=stream)
+                channels = width
+        heads = [torch.rand(1, width, 1, 1, generator=stream) for width in widths]
+        named_heads = {f"lin{block}.model.1.weight": head for block, head in enumerate(heads)}
+        for content, file in ((convolutions, VGG16), (named_heads, HEADS)):
+            # The published files are older than torch's present format.
+            torch.save(content, folder / file.name, _use_new_zipfile_serialization=False)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def lpips_weights(lpips_files: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Declares the files in a folder the published ones, and says in the environment where they are."""
+
+    def use(folder: Path | None = None) -> Path:
+        folder = folder or lpips_files()
+        for constant, file in (("VGG16", VGG16), ("HEADS", HEADS)):
+            digest = hashlib.sha256((folder / file.name).read_bytes()).hexdigest()
+            monkeypatch.setattr(perceptual, constant, dataclasses.replace(file, sha256=digest))
+        monkeypatch.setenv(perceptual.ENVIRONMENT, str(folder))
+        return folder
+
+    return use

@@ -62,6 +62,7 @@ def run_command(
 
     from gcsearch.tracking import MLflowTracker
 
+    study.prepare()
     uri = store_uri(tracking, studies)
     directory.mkdir(parents=True, exist_ok=True)
     with progress.status("Opening the MLflow store…") if progress.is_terminal else nullcontext():

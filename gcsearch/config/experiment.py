@@ -134,7 +134,12 @@ class Experiment:
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
         shape = self.data.event_shape
-        for section, check in (("network", self.network.check), ("evaluation.extractor", self.extractor.accepts)):
+        checks = {
+            "network": self.network.check,
+            "distance": self.distance.check,
+            "evaluation.extractor": self.extractor.accepts,
+        }
+        for section, check in checks.items():
             try:
                 check(shape)
             except ValueError as error:

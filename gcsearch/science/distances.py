@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from gcsearch.registry import Component, Registry
+from gcsearch.science.perceptual import load_weights, perceptual_distance
 from gcsearch.science.shapes import Batch, PerExample
 
 
@@ -18,6 +24,16 @@ class Distance(Component, ABC):
     @abstractmethod
     def __call__(self, first: Batch, second: Batch) -> PerExample:
         """Distance of each pair of examples."""
+
+    def check(self, event_shape: tuple[int, ...]) -> None:
+        """Raise ValueError if the distance cannot take examples of this shape."""
+
+    def prepare(self) -> None:
+        """Fetch what the distance needs beyond its fields; called before a training or study begins.
+
+        Raises:
+            WeightsError: Published weights cannot be had.
+        """
 
 
 distances: Registry[Distance] = Registry("distance")
@@ -97,3 +113,51 @@ class L1(Distance):
 
     def __call__(self, first: Batch, second: Batch) -> PerExample:
         return (first - second).flatten(1).abs().sum(1)
+
+
+@distances.register("lpips")
+@dataclass(frozen=True, kw_only=True)
+class LPIPS(Distance):
+    """Learned perceptual distance of images: weighted squared differences of VGG16's features.
+
+    Images of one channel are repeated to three. Computed in fp32, whatever the training's precision (NVIDIA GPUs round
+    convolutions to TF32 unless torch is told otherwise). Costs two forward passes and one backward pass of VGG16 per
+    example, far more than a small network on small images, which the cost in forward units does not count. Needs two
+    published files of weights: `gcsearch.science.perceptual`.
+
+    Attributes:
+        size: Images with a side shorter than this are resized to `size` x `size` pixels first, bilinearly.
+        pooling: Pooling inside VGG16. ``average`` is what CM trained with, ``max`` is LPIPS as it was published.
+
+    Source: Zhang et al. 2018 (arXiv:1801.03924). Size and pooling as in CM's published code (`karras_diffusion.py`),
+    which also shrinks images of 225 to 255 pixels to 224; here they stay as they are.
+    """
+
+    size: int = 224
+    pooling: Literal["average", "max"] = "average"
+
+    def __post_init__(self) -> None:
+        if self.size < 16:
+            raise ValueError(f"size must be at least 16, got {self.size}")
+
+    def check(self, event_shape: tuple[int, ...]) -> None:
+        if len(event_shape) != 3 or event_shape[0] not in (1, 3):
+            raise ValueError(
+                f"distance 'lpips' needs images (channels, height, width) of 1 or 3 channels, the data has shape "
+                f"{event_shape}. Use distance.name=pseudo_huber"
+            )
+
+    def prepare(self) -> None:
+        load_weights(torch.device("cpu"))
+
+    def __call__(self, first: Batch, second: Batch) -> PerExample:
+        first, second = (self._seen(images) for images in (first, second))
+        return perceptual_distance(first, second, load_weights(first.device), self.pooling)
+
+    def _seen(self, images: Tensor) -> Tensor:
+        """The images in fp32, and not too small."""
+        images = images.float()
+        if min(images.shape[2:]) < self.size:
+            size = (self.size, self.size)
+            images = functional.interpolate(images, size, mode="bilinear", align_corners=False)
+        return images

@@ -39,7 +39,11 @@ def run_training(
         should_stop: Asked before every step.
         on_event: Told of every event, those of earlier runs first.
         on_progress: Told of the trial, images seen and images per second.
+
+    Raises:
+        WeightsError: The distance needs published weights, and they cannot be had. Nothing was written.
     """
+    experiment.distance.prepare()
     torch.set_num_threads(num_threads)
     metric = experiment.evaluation.metrics[0]
     with LedgerWriter(directory / LEDGER_NAME) as ledger:

@@ -47,9 +47,11 @@ class Learner:
 
     Raises:
         CheckpointError: The frozen predictor cannot be read or does not fit the experiment.
+        WeightsError: The distance needs published weights, and they cannot be had.
     """
 
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
+        experiment.distance.prepare()
         self.experiment = experiment
         self.recipe = experiment.recipe
         seed = derive_seed(experiment.seed, "initialization")

@@ -141,6 +141,15 @@ class StudySpec:
         """Experiment of a trial's parameters."""
         return Experiment.from_document(self.space.draw(FixedChooser(params), self.base)[1])
 
+    def prepare(self) -> None:
+        """Fetch what the trials need beyond their recipes, before the first of them starts.
+
+        Raises:
+            WeightsError: A distance needs published weights, and they cannot be had.
+        """
+        for values in self.space.variations(self.base):
+            self.experiment_of(values).distance.prepare()
+
     def identity(self) -> dict[str, Any]:
         """What may not change between two runs of a study: experiment, space, objective, stopping rule."""
         return {

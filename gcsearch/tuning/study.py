@@ -48,10 +48,12 @@ def run_study(
 
     Raises:
         StudyError: The folder holds a different study of this name, or another process is writing it.
+        WeightsError: A distance of the study needs published weights, and they cannot be had. Nothing was written.
         KeyboardInterrupt: Interrupted; the ledger says so, and the same call resumes.
     """
     directory = studies / study.name
     check_unchanged(study, directory)
+    study.prepare()
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
         events = read_events(directory / LEDGER_NAME)
         for observer in observers:

@@ -111,6 +111,23 @@ def test_a_mistake_gets_one_clear_line_and_exit_code_2(folder: Path, arguments: 
         assert part.lower() in lines[0].lower()
 
 
+@pytest.mark.parametrize(
+    "arguments", [["train", "tiny.yaml", "--set", "distance=lpips"], ["run", "space.yaml"]], ids=["train", "run"]
+)
+def test_missing_weights_are_answered_before_anything_is_written(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GCSEARCH_LPIPS", str(tmp_path / "nowhere"))
+    (tmp_path / "tiny.yaml").write_text(dump_yaml(TINY))
+    space = {"experiment": "tiny.yaml", "space": {"distance": {"values": ["l2", "lpips"]}}}
+    (tmp_path / "space.yaml").write_text(dump_yaml(space))
+    done = gcsearch(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert f"{tmp_path / 'nowhere'}: must hold vgg16-397923af.pth and vgg.pth for the distance 'lpips'" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "space.yaml"}
+
+
 def test_train_prints_its_score_and_leaves_a_ledger_tables_checkpoints_and_samples(folder: Path) -> None:
     run = folder / "runs" / "tiny"
     expected = ["ledger.jsonl", "config.yaml", "trials.parquet", "curves.parquet", "checkpoints/latest.pt"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,12 @@ from gcsearch.registry import registries
 
 for module in pkgutil.walk_packages(gcsearch.science.__path__, "gcsearch.science."):
     importlib.import_module(module.name)
+
+
+@pytest.fixture(autouse=True)
+def _weights(lpips_weights: Callable[..., Path]) -> None:
+    """Small files in place of the published weights, so that the components that need them run."""
+    lpips_weights()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -90,9 +90,24 @@ def test_number_of_generated_examples_is_what_the_predictor_is_asked_for(compone
 SHAPES = [(2,), (1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 5, 7)]
 
 
+def skip_if_refused(distance, shape):
+    try:
+        distance.check(shape)
+    except ValueError as error:
+        pytest.skip(f"the distance refuses the shape: {error}")
+
+
+@pytest.mark.each("distance")
+def test_distance_takes_images_and_can_be_prepared(component):
+    component.check(IMAGE_SHAPE)
+    component.check((3, 32, 32))
+    component.prepare()
+
+
 @pytest.mark.each("distance")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_distance_of_identical_examples_is_exactly_zero(component, shape, rng):
+    skip_if_refused(component, shape)
     x = torch.randn(3, *shape, generator=rng)
     torch.testing.assert_close(component(x, x.clone()), torch.zeros(3), rtol=0, atol=0)
 
@@ -101,6 +116,7 @@ def test_distance_of_identical_examples_is_exactly_zero(component, shape, rng):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0, 100.0])
 def test_distance_of_different_examples_is_positive_and_symmetric(component, shape, size, rng):
+    skip_if_refused(component, shape)
     first = torch.randn(3, *shape, generator=rng)
     second = first + size * torch.randn(3, *shape, generator=rng)
     distance = component(first, second)
@@ -111,15 +127,15 @@ def test_distance_of_different_examples_is_positive_and_symmetric(component, sha
 
 @pytest.mark.each("distance")
 def test_distance_of_an_example_ignores_the_others(component, rng):
-    first, second = torch.randn(2, 5, 3, 4, generator=rng)
+    first, second = torch.randn(2, 5, *IMAGE_SHAPE, generator=rng)
     alone = torch.cat([component(first[row : row + 1], second[row : row + 1]) for row in range(5)])
     torch.testing.assert_close(component(first, second), alone)
 
 
 @pytest.mark.each("distance")
 def test_distance_has_a_finite_gradient_at_zero(component):
-    x = torch.zeros(2, 3, requires_grad=True)
-    component(x, torch.zeros(2, 3)).sum().backward()
+    x = torch.zeros(2, *IMAGE_SHAPE, requires_grad=True)
+    component(x, torch.zeros(2, *IMAGE_SHAPE)).sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
 
