@@ -195,6 +195,11 @@ def test_a_changing_mixing_value_is_inverted_all_along(share):
     assert "write mu_end: 0.9" in next(note.why for note in notes if note.here == "coupling.mu_end")
 
 
+def test_a_mixing_value_that_ends_where_it_starts_is_constant():
+    experiment, _ = import_published(published(train_config__mix_gen_induced_traj_end=0.5))
+    assert experiment["coupling"] == CIFAR10_GC["coupling"]
+
+
 def test_the_mixing_value_is_unused_without_generated_end_points():
     document = published("cifar10_base", train_config__mix_gen_induced_traj=0.3)
     assert import_published(document)[0]["coupling"] == IC
@@ -232,6 +237,16 @@ def test_a_late_start_of_the_average_is_said_with_its_effect():
     assert "train_config.ema_start" not in notes_of(published())
     never = notes_of(published(train_config__ema_start=100_000))["train_config.ema_start"]
     assert "never averaged" in never.why
+
+
+def test_the_cap_of_the_average_is_explained_where_a_training_does_not_reach_it():
+    # 1 - (1 + k)^(-2/3) = 0.9999 at k = 0.0001^(-3/2) = 1e6, and 0.999 at 31,623.
+    decays = {0.9999: "at step 1,000,000", 0.999: ""}
+    for decay, part in decays.items():
+        _, notes = import_published(published(train_config__ema_decay=decay))
+        why = next(note.why for note in notes if note.here == "ema.max_decay")
+        assert part in why
+        assert bool(part) == bool(why)
 
 
 def test_equal_ends_of_the_curriculum_are_a_fixed_number_of_levels():
@@ -286,8 +301,9 @@ def test_every_key_of_every_published_file_is_accounted_for():
 
 
 def test_what_was_mapped_names_the_value_that_stands_in_the_experiment():
-    for path in FILES:
-        experiment, notes = import_published(read_document(path))
+    fixed = published(train_config__s0=20, train_config__s1=20)
+    for path, document in [(path, read_document(path)) for path in FILES] + [("fixed", fixed)]:
+        experiment, notes = import_published(document)
         for note in notes:
             assert note.kind in HEADINGS
             if note.becomes is None:

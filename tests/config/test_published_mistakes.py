@@ -106,10 +106,11 @@ def test_hydras_composition_is_not_followed_and_said(edited):
 
 
 def test_a_key_that_would_leave_its_comment_stays_in_it(edited):
-    document = edited(("ngpu: 1", '"a\\nseed: 7\\x85b\\u2028c": 1'))
+    document = edited(("ngpu: 1", '"a\\nseed: 7\\x85b\\u2028c\\0": 1'))
     experiment, notes = import_published(document)
     text = imported_yaml(experiment, notes, "file.yaml")
-    assert all(line.startswith("#") for line in text.splitlines() if "seed: 7" in line)
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert edited(text=text).data == experiment
 
 
 def test_the_first_versions_files_train_the_bridge_with_a_warning(edited):
@@ -117,7 +118,12 @@ def test_the_first_versions_files_train_the_bridge_with_a_warning(edited):
     document = edited(text=text)
     warned = attention(document)
     assert "HEAD ignores this key" in warned["train_config.diffusion_type"]
-    assert "generator.dropout" in warned
+    dropout = [note.why for note in import_published(document)[1] if note.key == "generator.dropout" and note.why]
+    assert [("masks" in why, "predictor" in why) for why in dropout] == [(True, False), (False, True)]
+    head = edited(("dropout: 0.,", "dropout: 0.3,"), text=TEXT)
+    assert "predictor" in attention(head)["generator.dropout"]
+    assert "generator.dropout" not in attention(read_document(FOLDER / "cifar10_base.yaml"))
+    document = edited(text=text)
     assert import_published(document)[0]["process"]["sigma_max"] == 80.0
     same = import_published(edited(("diffusion_type: interpolation", "diffusion_type: bridge"), text=text))[0]
     assert same["process"]["name"] == "bridge"
@@ -148,6 +154,7 @@ def test_keys_that_code_never_reads_are_offered_where_gcsearch_can_do_it(edited)
     assert "coupling.start: 0.25" in warned["train_config.start_generator_induced_traj"]
     assert "coupling.end: 0.6" in warned["train_config.end_generator_induced_traj"]
     assert import_published(document)[0]["coupling"] == {"name": "generator", "mu": 0.5, "predictor": "ema"}
+    assert "train_config.start_generator_induced_traj" not in attention(edited())
     independent = edited(("generator_induced_traj: True", "generator_induced_traj: False"), ("  s1: 1280", more))
     assert "coupling.name: ot" in attention(independent)["train_config.minibatch_OT"]
 

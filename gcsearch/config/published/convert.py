@@ -144,6 +144,6 @@ def _remark(note: Note) -> str:
 
 
 def _comment(text: str) -> str:
-    """Text as comment lines. Whatever would end a line within it becomes a space."""
-    lines = textwrap.wrap(" ".join(text.split()), COMMENT_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    """Text as comment lines; `inline` has escaped whatever a file could end a line with."""
+    lines = textwrap.wrap(text, COMMENT_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return "".join(f"# {line}\n" for line in lines)
