@@ -172,6 +172,24 @@ def sync(
     raise typer.Exit(sync_command(study, tracking, studies))
 
 
+@app.command("import-config")
+def import_config(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of the GC paper's published code.")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it
+        typer.Option("--output", metavar="OUT.yaml", help="Experiment file to write. Default: print it."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Turn a config of the GC paper's published code into an experiment file, and say what became of each key.
+
+    Example: `gcsearch import-config configs/cifar10_GC_mix50.yaml --output cifar10_gc.yaml`
+    """
+    from gcsearch.cli.configs import import_command
+
+    import_command(file, output, as_json=json)
+
+
 @app.command()
 def ui(
     tracking: Tracking = None,
