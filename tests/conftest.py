@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -38,6 +39,23 @@ def unchanged_global_rng() -> Iterator[None]:
     after = np.random.get_state()  # noqa: NPY002
     assert after[2:] == before[1][2:]
     assert (after[1] == before[1][1]).all()
+
+
+@pytest.fixture
+def plain_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switches the check of shapes off: torch.compile cannot trace it, and would silently run the functions eagerly."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def compile_counter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+    """Makes backends of torch.compile that count the graphs they are given."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    yield CompileCounterWithBackend
+    torch._dynamo.reset()
 
 
 @pytest.fixture

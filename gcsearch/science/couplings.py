@@ -24,8 +24,9 @@ from gcsearch.science.shapes import Batch, Indices, PerExample
 Predictor = Callable[[Batch, PerExample], Batch]
 """Estimate of the data from a state and its level: the consistency function that GC generates end points with.
 
-It is given no dropout seed, so it always predicts without dropout; the published code's predictor had dropout until
-the first evaluation and none after.
+It is given no dropout seed, so it always predicts without dropout, whichever weights it has, and networks have no train
+or eval mode that could change this. The published code's averaged predictor had dropout until the first evaluation and
+none after; its online predictor had it always, with a mask of its own.
 """
 
 
@@ -136,7 +137,8 @@ class Generator(Coupling):
     x_hat = sg(f-bar(a data + b noise, sigma_lower)), then both training states are built from (x_hat, noise).
 
     mu = 0 is independent coupling, mu = 1 uses generated end points only. A batch of B examples gets round(mu B) of
-    them, drawn without replacement, and the predictor runs on these alone, without dropout and without gradient.
+    them, drawn without replacement, and the predictor runs on these alone, without dropout and without gradient (see
+    `Predictor`).
 
     Attributes:
         mu: Probability that an example is generated, in [0, 1], at the start of training.

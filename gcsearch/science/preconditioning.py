@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from gcsearch.science.dropout import seed_tensor
 from gcsearch.science.shapes import Batch, PerExample
 
 if TYPE_CHECKING:
@@ -96,14 +97,14 @@ class ConsistencyFunction:
         Args:
             noisy: State at level `sigma`.
             sigma: Noise level per example, in [sigma_min, sigma_max].
-            dropout_seed: Seed of the dropout mask; None switches dropout off. Two calls with the same seed and shape
-                use the same mask, on any device, without touching the global generators.
+            dropout_seed: Seed of the dropout masks, of which 64 bits count; None switches dropout off. Two calls with
+                one seed drop the same entries of each row, on every device, eager or compiled, in either precision.
 
         Returns:
             f(noisy, sigma), in fp32, equal to `noisy` at sigma_min.
         """
         coefficients = self.process.preconditioning(sigma)
-        dropout = None if dropout_seed is None else torch.Generator(device=noisy.device).manual_seed(dropout_seed)
+        dropout = None if dropout_seed is None else seed_tensor(dropout_seed, noisy.device)
         scaled = per_example(coefficients.scale, noisy) * noisy
         with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.network(scaled, coefficients.conditioning, dropout)

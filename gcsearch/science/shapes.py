@@ -3,7 +3,7 @@
 The tests check them at run time (`--jaxtyping-packages` in pyproject.toml); production pays nothing.
 """
 
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Int32, Int64, UInt8
 from torch import Tensor
 
 Batch = Float[Tensor, "B *event"]
@@ -29,3 +29,12 @@ Indices = Int[Tensor, "B"]
 
 Scalar = Float[Tensor, ""]
 """A single number on the device."""
+
+Mask = Bool[Tensor, "B *event"]
+"""Which entries of a batch stay."""
+
+Words = Int32[Tensor, "W"]
+"""Random 32-bit words."""
+
+DropoutSeed = Int64[Tensor, ""]
+"""Seed of the dropout masks of a forward pass, on the device."""

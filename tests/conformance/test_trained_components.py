@@ -11,6 +11,7 @@ from torch import nn
 
 from gcsearch.registry import registries
 from gcsearch.science.couplings import Unpaired
+from gcsearch.science.dropout import Dropout, seed_tensor
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import VarianceExploding
@@ -211,11 +212,11 @@ def test_every_weight_of_a_network_receives_a_gradient(component, rng):
 
 @pytest.mark.each("network")
 @pytest.mark.usefixtures("unchanged_global_rng")
-def test_network_is_deterministic_given_the_dropout_generator(component, rng):
+def test_network_is_deterministic_given_the_dropout_seed(component, rng):
     component = with_dropout(type(component)) or component
     module = shaken(initialize(component, IMAGE_SHAPE, 0), rng)
     x = torch.randn(2, *IMAGE_SHAPE, generator=rng)
-    outputs = [module(x, torch.ones(2), torch.Generator().manual_seed(5)) for _ in range(2)]
+    outputs = [module(x, torch.ones(2), seed_tensor(5)) for _ in range(2)]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
 
 
@@ -229,9 +230,20 @@ def test_dropout_follows_its_seed_and_is_off_without_one(component, rng):
     dry = copy.deepcopy(initialize(dataclasses.replace(settings, dropout=0.0), IMAGE_SHAPE, 0))
     dry.load_state_dict(module.state_dict())
     torch.testing.assert_close(module(x, conditioning, None), dry(x, conditioning, None), rtol=0, atol=0)
-    first, second = (module(x, conditioning, torch.Generator().manual_seed(seed)) for seed in (5, 6))
+    first, second = (module(x, conditioning, seed_tensor(seed)) for seed in (5, 6))
     assert (first != second).any()
     assert (first != module(x, conditioning, None)).any()
+
+
+@pytest.mark.each("network")
+def test_dropout_layers_of_a_network_have_numbers_of_their_own_and_no_weights(component):
+    settings = with_dropout(type(component))
+    if settings is None:
+        pytest.skip("has no dropout")
+    wet, dry = (initialize(dataclasses.replace(settings, dropout=rate), IMAGE_SHAPE, 0) for rate in (0.5, 0.0))
+    numbers = [module.layer for module in wet.modules() if isinstance(module, Dropout)]
+    assert len(numbers) == len(set(numbers)) > 0
+    torch.testing.assert_close(wet.state_dict(), dry.state_dict(), rtol=0, atol=0)
 
 
 # EMA and optimizer ------------------------------------------------------------------------------------------------

@@ -6,9 +6,8 @@ import math
 
 import pytest
 import torch
-from scipy import stats
 
-from gcsearch.science.networks.base import PositionalEmbedding, drop, initialize
+from gcsearch.science.networks.base import PositionalEmbedding, initialize
 from gcsearch.science.networks.mlp import MLP
 from gcsearch.science.networks.unet import UNet
 
@@ -80,22 +79,6 @@ def test_weights_are_drawn_without_touching_the_generator_of_the_gpu():
     before = torch.cuda.get_rng_state()
     initialize(MLP(width=8), (2,), 7)
     torch.testing.assert_close(torch.cuda.get_rng_state(), before, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_dropout_zeroes_its_share_and_keeps_the_mean(probability, rng):
-    x = torch.ones(200, 500)
-    dropped = drop(x, probability, rng)
-    zeros = int((dropped == 0).sum())
-    assert stats.binomtest(zeros, x.numel(), probability).pvalue > 1e-3
-    torch.testing.assert_close(dropped[dropped != 0], torch.full((x.numel() - zeros,), 1 / (1 - probability)))
-
-
-@pytest.mark.parametrize(("probability", "seed"), [(0.0, 1), (0.5, None)])
-def test_dropout_is_the_identity_without_probability_or_generator(probability, seed):
-    x = torch.arange(6.0).reshape(2, 3)
-    stream = None if seed is None else torch.Generator().manual_seed(seed)
-    torch.testing.assert_close(drop(x, probability, stream), x, rtol=0, atol=0)
 
 
 def test_embedding_is_sines_and_cosines_at_geometric_frequencies():

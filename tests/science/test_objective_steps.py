@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gcsearch.science.couplings import Generator, Independent, OptimalTransport
+from gcsearch.science.dropout import keep_mask, seed_tensor
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.networks.mlp import MLP
 from gcsearch.science.networks.unet import UNet
@@ -168,20 +169,40 @@ def test_teacher_is_at_the_lower_level_without_gradient_and_student_at_the_upper
     torch.testing.assert_close(predictor[1], teacher[1][draws.selection[:4]], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("predictor", ["ema", "online"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_predictor_has_no_dropout_whichever_weights_and_mode_it_has(predictor, mode, recipe, draws_for, rng):
+    process = VarianceExploding()
+    online, ema = (Recorded(initialize(MLP(width=8, dropout=0.5), (2,), seed).train(mode), process) for seed in (0, 1))
+    data, draws = torch.randn(8, 2, generator=rng), draws_for(8)
+    parts = recipe(coupling=Generator(mu=0.5, predictor=predictor))
+    Consistency()(parts, Models(online=online, ema=ema), data, draws, 3, 10)
+    (noisy, sigma, seed, has_gradient), *_ = (ema if predictor == "ema" else online).calls
+    assert (len(noisy), seed, has_gradient) == (4, None, False)
+    assert [call[2] for call in online.calls[-2:]] == [draws.dropout_seed] * 2
+    # What was generated is what the same weights give in a network that has no dropout.
+    function = ema if predictor == "ema" else online
+    dry = initialize(MLP(width=8), (2,), 0)
+    dry.load_state_dict(function.network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(
+            function(noisy, sigma), ConsistencyFunction(dry, process)(noisy, sigma), rtol=0, atol=0
+        )
+
+
 class Mask(nn.Module):
     """A network whose output is its dropout mask."""
 
     def forward(self, x, conditioning, dropout=None):
         del conditioning
-        return torch.rand(x.shape, generator=dropout)
+        return torch.rand(x.shape) if dropout is None else keep_mask(x.shape, 0.5, dropout, 0).to(x.dtype)
 
 
 class Bare(ConsistencyFunction):
     """The network's output as it is, so that student and teacher differ by their masks only."""
 
     def __call__(self, noisy, sigma, dropout_seed=None):
-        generator = None if dropout_seed is None else torch.Generator().manual_seed(dropout_seed)
-        return self.network(noisy, sigma, generator)
+        return self.network(noisy, sigma, None if dropout_seed is None else seed_tensor(dropout_seed))
 
 
 def test_student_and_teacher_share_one_dropout_mask(recipe, draws_for, rng):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from gcsearch.science.dropout import keep_mask
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.networks.unet import UNet
 from gcsearch.science.preconditioning import ConsistencyFunction, per_example, unit_variance
@@ -23,11 +24,11 @@ PROCESSES = [
 
 
 class Probe(nn.Module):
-    """Remembers what it was called with and answers with noise from the dropout generator, or zeros."""
+    """Remembers what it was called with and answers with a dropout mask, or zeros."""
 
     def forward(self, x, conditioning, dropout=None):
         self.seen = x, conditioning, dropout
-        return torch.zeros_like(x) if dropout is None else torch.rand(x.shape, generator=dropout)
+        return torch.zeros_like(x) if dropout is None else keep_mask(x.shape, 0.5, dropout, 0).to(x.dtype)
 
 
 @pytest.mark.parametrize("process", PROCESSES)

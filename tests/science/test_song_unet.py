@@ -11,7 +11,7 @@ from torch import nn
 from gcsearch.config import build
 from gcsearch.errors import ConfigError
 from gcsearch.registry import spec
-from gcsearch.science.networks import song_layers
+from gcsearch.science.dropout import Dropout, seed_tensor
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.networks.song_layers import Attention, Resampling
 from gcsearch.science.networks.song_unet import SongUNet
@@ -109,17 +109,16 @@ def test_weights_are_uniform_with_the_published_gains():
 
 @pytest.mark.parametrize(("dropout", "by_height"), [(0.25, (0.25, 0.25, 0.25)), ((0.0, 0.5, 0.75), (0.0, 0.5, 0.75))])
 def test_dropout_of_a_resolution_reaches_exactly_its_blocks(dropout, by_height, monkeypatch):
-    calls = []
+    calls, seed = [], seed_tensor(0)
 
-    def spy(x, probability, generator):
-        calls.append((x.shape[2], probability))
-        assert generator is stream
+    def spy(layer, x, given):
+        calls.append((x.shape[2], layer.probability))
+        assert given is seed
         return x
 
-    monkeypatch.setattr(song_layers, "drop", spy)
-    stream = torch.Generator()
+    monkeypatch.setattr(Dropout, "forward", spy)
     settings = SongUNet(channels=8, num_blocks=(1, 2, 3), dropout=dropout)
-    initialize(settings, (1, 16, 16), 0)(torch.zeros(1, 1, 16, 16), torch.zeros(1), stream)
+    initialize(settings, (1, 16, 16), 0)(torch.zeros(1, 1, 16, 16), torch.zeros(1), seed)
     expected = {height: probability for height, probability in zip((16, 8, 4), by_height, strict=True)}
     assert all(probability == expected[height] for height, probability in calls)
     # Encoder, decoder, the block that changes the resolution; at the lowest two in the middle, none that goes up.

@@ -15,9 +15,10 @@ from gcsearch.science.shapes import PerExample
 class Network(Component, ABC):
     """Settings of a network. The module is called as ``module(x, conditioning, dropout)``.
 
-    `conditioning` is c_noise, one number per example; `dropout` is a generator on the device of `x`, or None to switch
-    dropout off. The output has the shape of `x`. There is no train or eval mode: what a forward pass does depends on
-    its arguments alone.
+    `conditioning` is c_noise, one number per example. Neighbouring levels differ by less than bf16 resolves, so what is
+    computed from it alone stays in fp32 under autocast. `dropout` is a seed on the device of `x`, or None to switch
+    dropout off; the layers are `gcsearch.science.dropout.Dropout`, each with a number of its own. The output has the
+    shape of `x`. There is no train or eval mode: what a forward pass does depends on its arguments alone.
     """
 
     @abstractmethod
@@ -37,14 +38,6 @@ def initialize(network: Network, event_shape: tuple[int, ...], seed: int) -> nn.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reset every GPU's generator
         return network.build(event_shape)
-
-
-def drop(x: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
-    """Zero each entry with `probability` and scale the rest, drawing from `generator`; identity if that is None."""
-    if generator is None or probability == 0:
-        return x
-    keep = torch.rand(x.shape, generator=generator, device=x.device) >= probability
-    return x * keep.to(x.dtype) / (1 - probability)
 
 
 class PositionalEmbedding(nn.Module):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gcsearch.science.networks.base import Network, PositionalEmbedding, drop, networks
-from gcsearch.science.shapes import Batch, PerExample
+from gcsearch.science.dropout import Dropout
+from gcsearch.science.networks.base import Network, PositionalEmbedding, networks
+from gcsearch.science.shapes import Batch, DropoutSeed, PerExample
 
 
 @networks.register("mlp")
@@ -46,18 +47,21 @@ class MLPModule(nn.Module):
     def __init__(self, event_shape: tuple[int, ...], settings: MLP) -> None:
         super().__init__()
         size, width = torch.Size(event_shape).numel(), settings.width
-        self.probability = settings.dropout
         self.embedding = PositionalEmbedding(width)
         self.first = nn.Linear(size, width)
         self.second = nn.Linear(2 * width, width)
         self.third = nn.Linear(width, width)
         self.last = nn.Linear(width, size)
+        self.dropout_second = Dropout(settings.dropout, layer=0)
+        self.dropout_third = Dropout(settings.dropout, layer=1)
 
-    def forward(self, x: Batch, conditioning: PerExample, dropout: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Batch, conditioning: PerExample, dropout: DropoutSeed | None = None) -> Tensor:
         """Output of the shape of `x`."""
         hidden = functional.gelu(self.first(x.flatten(1)))
-        hidden = torch.cat([hidden, self.embedding(conditioning)], dim=1)
-        hidden = drop(functional.gelu(self.second(hidden)), self.probability, dropout)
-        hidden = drop(functional.gelu(self.third(hidden)), self.probability, dropout)
+        # Neighbouring levels differ by less than bf16 resolves.
+        with torch.autocast(x.device.type, enabled=False):
+            hidden = self.second(torch.cat([hidden, self.embedding(conditioning)], dim=1))
+        hidden = self.dropout_second(functional.gelu(hidden), dropout)
+        hidden = self.dropout_third(functional.gelu(self.third(hidden)), dropout)
         output: Tensor = self.last(hidden)
         return output.reshape(x.shape)

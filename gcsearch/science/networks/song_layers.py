@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gcsearch.science.networks.base import drop
-from gcsearch.science.shapes import Images, PerExample
+from gcsearch.science.dropout import Dropout
+from gcsearch.science.shapes import DropoutSeed, Images, PerExample
 
 SKIP_SCALE = math.sqrt(1 / 2)
 """Factor of each sum of two branches: keeps unit variance if both have it."""
@@ -36,27 +36,27 @@ class Block(nn.Module):
         inputs: int,
         outputs: int,
         embedding: int,
-        probability: float,
+        dropout: Dropout,
         attention: bool,
         resampling: Resampling | None,
     ) -> None:
         super().__init__()
-        self.probability = probability
         self.norm_in = group_norm(inputs)
         self.resample = resampling or nn.Identity()
         self.conv_in = convolution(inputs, outputs, 3)
         self.affine = dense(embedding, outputs)
         self.norm_out = group_norm(outputs)
+        self.dropout = dropout
         self.conv_out = convolution(outputs, outputs, 3, gain=NEAR_ZERO)
         self.skip = convolution(inputs, outputs, 1) if resampling or inputs != outputs else nn.Identity()
         self.attention = Attention(outputs) if attention else nn.Identity()
 
-    def forward(self, x: Images, embedding: Tensor, generator: torch.Generator | None) -> Tensor:
+    def forward(self, x: Images, embedding: Tensor, dropout: DropoutSeed | None) -> Tensor:
         """Features (B, outputs, H, W) of the block's resolution."""
         hidden = self.conv_in(self.resample(functional.silu(self.norm_in(x))))
         with torch.autocast(x.device.type, enabled=False):
             level = self.affine(embedding)[:, :, None, None]
-        hidden = drop(functional.silu(self.norm_out(hidden + level)), self.probability, generator)
+        hidden = self.dropout(functional.silu(self.norm_out(hidden + level)), dropout)
         hidden = (self.skip(self.resample(x)) + self.conv_out(hidden)) * SKIP_SCALE
         result: Tensor = self.attention(hidden)
         return result

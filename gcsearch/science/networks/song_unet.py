@@ -9,6 +9,7 @@ Written from the project's science notes, G.1.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gcsearch.registry import plain
+from gcsearch.science.dropout import Dropout
 from gcsearch.science.networks.base import Network, PositionalEmbedding, networks
 from gcsearch.science.networks.song_layers import (
     NEAR_ZERO,
@@ -30,7 +32,7 @@ from gcsearch.science.networks.song_layers import (
     group_norm,
     image_downsampling,
 )
-from gcsearch.science.shapes import Images, PerExample
+from gcsearch.science.shapes import DropoutSeed, Images, PerExample
 
 V = TypeVar("V", int, float)
 
@@ -132,12 +134,13 @@ class SongUNetModule(nn.Module):
         num_blocks = each_resolution("num_blocks", settings.num_blocks, settings.channel_mult)
         dropout = each_resolution("dropout", settings.dropout, settings.channel_mult)
         attends = [event_shape[1] >> depth in settings.attn_resolutions for depth in range(len(widths))]
+        layers = itertools.count()
         noise_size, size = channels * settings.channel_mult_noise, channels * settings.channel_mult_emb
 
         def block(
             inputs: int, outputs: int, depth: int, attention: bool = False, resampling: Resampling | None = None
         ) -> Block:
-            return Block(inputs, outputs, size, dropout[depth], attention, resampling)
+            return Block(inputs, outputs, size, Dropout(dropout[depth], next(layers)), attention, resampling)
 
         self.embedding = nn.Sequential(
             FourierEmbedding(noise_size, settings.fourier_scale)
@@ -180,7 +183,7 @@ class SongUNetModule(nn.Module):
         self.norm = group_norm(width)
         self.head = convolution(width, event_shape[0], 3, gain=NEAR_ZERO)
 
-    def forward(self, x: Images, conditioning: PerExample, dropout: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Images, conditioning: PerExample, dropout: DropoutSeed | None = None) -> Tensor:
         """Output of the shape of `x`."""
         # Neighbouring levels differ by less than bf16 resolves.
         with torch.autocast(x.device.type, enabled=False):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gcsearch.science.networks.base import Network, PositionalEmbedding, drop, networks
-from gcsearch.science.shapes import Images, PerExample
+from gcsearch.science.dropout import Dropout
+from gcsearch.science.networks.base import Network, PositionalEmbedding, networks
+from gcsearch.science.shapes import DropoutSeed, Images, PerExample
 
 
 @networks.register("unet")
@@ -65,21 +67,22 @@ class UNet(Network):
 class Block(nn.Module):
     """Group norm, SiLU, 3 x 3 convolution, level embedding; the same again with dropout; residual."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, probability: float) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: Dropout) -> None:
         super().__init__()
-        self.probability = probability
         self.norm_in = nn.GroupNorm(min(8, inputs // 4), inputs)
         self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.affine = nn.Linear(embedding, outputs)
         self.norm_out = nn.GroupNorm(min(8, outputs // 4), outputs)
+        self.dropout = dropout
         self.conv_out = zero_like(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
-    def forward(self, x: Tensor, embedding: Tensor, generator: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, dropout: DropoutSeed | None) -> Tensor:
         """Features of the same resolution."""
         hidden = self.conv_in(functional.silu(self.norm_in(x)))
-        hidden = hidden + self.affine(embedding)[:, :, None, None]
-        hidden = drop(functional.silu(self.norm_out(hidden)), self.probability, generator)
+        with torch.autocast(x.device.type, enabled=False):
+            level = self.affine(embedding)[:, :, None, None]
+        hidden = self.dropout(functional.silu(self.norm_out(hidden + level)), dropout)
         result: Tensor = self.skip(x) + self.conv_out(hidden)
         return result
 
@@ -89,6 +92,7 @@ class UNetModule(nn.Module):
 
     def __init__(self, image_channels: int, settings: UNet) -> None:
         super().__init__()
+        layers = itertools.count()
         widths = [settings.channels * factor for factor in settings.channel_mult]
         size = 4 * settings.channels
         self.embedding = nn.Sequential(
@@ -104,18 +108,18 @@ class UNetModule(nn.Module):
         for depth, width in enumerate(widths):
             blocks = nn.ModuleList()
             for _ in range(settings.num_blocks):
-                blocks.append(Block(current, width, size, settings.dropout))
+                blocks.append(Block(current, width, size, Dropout(settings.dropout, next(layers))))
                 current = width
                 skips.append(current)
             self.encoder.append(blocks)
             if depth < len(widths) - 1:
                 self.down.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
                 skips.append(current)
-        self.middle = Block(current, current, size, settings.dropout)
+        self.middle = Block(current, current, size, Dropout(settings.dropout, next(layers)))
         for depth, width in reversed(list(enumerate(widths))):
             blocks = nn.ModuleList()
             for _ in range(settings.num_blocks + 1):
-                blocks.append(Block(current + skips.pop(), width, size, settings.dropout))
+                blocks.append(Block(current + skips.pop(), width, size, Dropout(settings.dropout, next(layers))))
                 current = width
             self.decoder.append(blocks)
             if depth > 0:
@@ -123,9 +127,11 @@ class UNetModule(nn.Module):
         self.norm = nn.GroupNorm(min(8, current // 4), current)
         self.head = zero_like(nn.Conv2d(current, patch_channels, 3, padding=1))
 
-    def forward(self, x: Images, conditioning: PerExample, dropout: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Images, conditioning: PerExample, dropout: DropoutSeed | None = None) -> Tensor:
         """Output of the shape of `x`."""
-        embedding = self.embedding(conditioning)
+        # Neighbouring levels differ by less than bf16 resolves.
+        with torch.autocast(x.device.type, enabled=False):
+            embedding = self.embedding(conditioning)
         patches = functional.pixel_unshuffle(x, self.patch_size)
         hidden = self.stem(patches.contiguous(memory_format=torch.channels_last))
         skips = [hidden]
