@@ -41,7 +41,7 @@ def run_training(
         on_progress: Told of the trial, images seen and images per second.
     """
     torch.set_num_threads(num_threads)
-    metric = experiment.evaluation.metrics[0]
+    metric = experiment.evaluation.scores[0]
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
         events = read_events(directory / LEDGER_NAME)
         state = StudyState(events)

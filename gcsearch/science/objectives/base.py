@@ -118,16 +118,24 @@ def training_pairs(recipe: Recipe, models: Models, data: Batch, draws: StepDraws
     sigma_lower, sigma_upper = recipe.timesteps.pair(
         draws.level_uniforms, recipe.process, recipe.levels, step, num_steps
     )
+    ends = end_points(recipe, models, data, draws, sigma_lower, step / num_steps)
+    return Pairs(ends=ends, sigma_lower=sigma_lower, sigma_upper=sigma_upper)
+
+
+def end_points(
+    recipe: Recipe, models: Models, data: Batch, draws: StepDraws, sigma: PerExample, progress: float
+) -> EndPoints:
+    """End points of the recipe's coupling; generated ones are predicted from states at `sigma`."""
     batch = Unpaired(
         data=data,
         noise=draws.noise,
-        sigma_lower=sigma_lower,
+        sigma_lower=sigma,
         process=recipe.process,
         predictors=models.predictors,
         selection=draws.selection,
-        progress=step / num_steps,
+        progress=progress,
     )
-    return Pairs(ends=recipe.coupling.pair(batch), sigma_lower=sigma_lower, sigma_upper=sigma_upper)
+    return recipe.coupling.pair(batch)
 
 
 def mean_loss(distance: PerExample, weight: PerExample) -> Scalar:
