@@ -25,8 +25,9 @@ class Diagnostics(ModelMetric):
     """How the coupling treats the training at this point: at its own weights, levels N(k), share mu and predictor.
 
     - `gradient_variance`: of the objective's gradient at the current weights, estimated between batches:
-      V = 1 / (K - 1) sum_k ||g_k - mean g||^2 over K = `num_batches` batches of the training's size, thus with a
-      relative error of sqrt(2 / (K - 1)) or less. Grows with lambda, so with the number of levels.
+      V = 1 / (K - 1) sum_k ||g_k - mean g||^2 over K = `num_batches` batches of the training's size. Its relative error
+      is at most sqrt(2 / (K - 1)) if gradients are normally distributed. Grows with lambda, so with the number of
+      levels.
     - `transport_cost`: mean of ||x - z||^2 over the end points of the pairs.
     - `ode_distance`: mean of ||x_i - x_i^Phi|| over the pairs, for the flow of independent coupling: the data set's
       exact one, or that of a denoiser. Left out if there is neither (`denoiser_steps` is 0).
