@@ -15,7 +15,7 @@ from gcsearch.config.documents import Document, read_document
 from gcsearch.config.imports import import_modules
 from gcsearch.data import Dataset
 from gcsearch.errors import ConfigError, FieldError, suggestion
-from gcsearch.metrics import Extractor, Metric, extractors
+from gcsearch.metrics import Extractor, Metric, ModelMetric, SampleMetric, extractors
 from gcsearch.metrics.fid import FID
 from gcsearch.metrics.kid import KID
 from gcsearch.registry import spec
@@ -74,7 +74,7 @@ class Evaluation:
     Attributes:
         every_images: Images between evaluations; these points are the rungs of a search. The end is always one.
         num_samples: Generated samples per evaluation.
-        metrics: Scores to compute.
+        metrics: Scores to compute, and diagnostics. The first must be a score: its best weights are kept.
         sampler: How samples are drawn.
         extractor: Feature extractor; ``auto`` takes the data set's own.
         seed: Seed of the latents, which every trial of a study shares.
@@ -95,11 +95,29 @@ class Evaluation:
         names = [metric.name for metric in self.metrics]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"metrics must name at least one metric and none twice, got {names}")
+        if not isinstance(self.metrics[0], SampleMetric):
+            raise ValueError(
+                f"metrics must begin with a score of samples, whose best weights are kept, got {names}. Put fid or "
+                f"kid before {names[0]}"
+            )
+        keys = [f"{metric.section}/{key}" for metric in self.metrics for key in metric.keys]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"metrics must have different keys, got {keys}")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
         if self.extractor not in ("auto", *extractors):
             known = suggestion(self.extractor, ("auto", *extractors)).removesuffix(".")
             raise ValueError(f"extractor must be auto or a feature extractor, got {self.extractor!r}. {known}")
+
+    @property
+    def scores(self) -> tuple[SampleMetric, ...]:
+        """Metrics of generated samples, in order; the first decides which weights are the best."""
+        return tuple(metric for metric in self.metrics if isinstance(metric, SampleMetric))
+
+    @property
+    def diagnostics(self) -> tuple[ModelMetric, ...]:
+        """Metrics of the networks themselves, in order."""
+        return tuple(metric for metric in self.metrics if isinstance(metric, ModelMetric))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""Metrics of generated examples, and the features they see. One file per metric; a new file registers itself."""
+"""Metrics of generated examples and of networks in training. One file per metric; a new file registers itself."""
 
-from gcsearch.metrics.base import Metric, metrics
+from gcsearch.metrics.base import Metric, ModelMetric, SampleMetric, Subject, metrics
 from gcsearch.metrics.evaluate import Evaluation, Evaluator
 from gcsearch.metrics.features import Extractor, extractors
 from gcsearch.metrics.identity import ScoreIdentity, check_comparable
@@ -14,8 +14,11 @@ __all__ = [
     "Evaluator",
     "Extractor",
     "Metric",
+    "ModelMetric",
     "ReferenceFeatures",
+    "SampleMetric",
     "ScoreIdentity",
+    "Subject",
     "check_comparable",
     "default_cache_dir",
     "extractors",

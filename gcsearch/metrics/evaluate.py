@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gcsearch.metrics.base import Metric
+from gcsearch.metrics.base import SampleMetric
 from gcsearch.metrics.features import Extractor
 from gcsearch.metrics.identity import SEPARATOR, ScoreIdentity, describe
 from gcsearch.metrics.reference import ReferenceFeatures, extract
@@ -63,7 +63,7 @@ class Evaluator:
         batch_size: Examples per call of the network; changes memory and speed, not the latents.
     """
 
-    metrics: Sequence[Metric]
+    metrics: Sequence[SampleMetric]
     extractor: Extractor
     sampler: Sampler
     num_samples: int

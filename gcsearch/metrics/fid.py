@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gcsearch.metrics.base import Metric, metrics
+from gcsearch.metrics.base import SampleMetric, metrics
 from gcsearch.metrics.reference import ReferenceFeatures, gaussian_fit, symmetric_root
 
 
 @metrics.register("fid")
 @dataclass(frozen=True, kw_only=True)
-class FID(Metric):
+class FID(SampleMetric):
     """Frechet distance of Gaussian fits to features, plain (`fid`) and corrected for its bias (`fid_debiased`).
 
     fid_debiased = 2 FID(N) - mean of FID over the two halves of the samples

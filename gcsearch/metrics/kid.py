@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 import numpy as np
 from torch import Tensor
 
-from gcsearch.metrics.base import Metric, metrics
+from gcsearch.metrics.base import SampleMetric, metrics
 from gcsearch.metrics.reference import ReferenceFeatures
 
 SUBSET_SEED: Final = 2020
@@ -17,7 +17,7 @@ SUBSET_SEED: Final = 2020
 
 @metrics.register("kid")
 @dataclass(frozen=True, kw_only=True)
-class KID(Metric):
+class KID(SampleMetric):
     """Mean over random subsets of the squared maximum mean discrepancy with the kernel (x.y / d + 1)^3.
 
     Attributes:

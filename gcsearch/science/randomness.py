@@ -17,7 +17,15 @@ from torch import Tensor
 
 from gcsearch.science.shapes import Batch, Indices, PerExample
 
-STREAMS: Final = {"initialization": 0, "data": 1, "training": 2, "dropout": 3, "evaluation": 4, "metric": 5}
+STREAMS: Final = {
+    "initialization": 0,
+    "data": 1,
+    "training": 2,
+    "dropout": 3,
+    "evaluation": 4,
+    "metric": 5,
+    "diagnostics": 6,
+}
 """Independent streams of one seed. The numbers are part of what a checkpoint means: never renumber."""
 
 LATENT_BLOCK: Final = 64
@@ -59,21 +67,55 @@ class StepDraws:
     selection: Indices
     dropout_seed: int
 
+    def to(self, device: torch.device | str) -> StepDraws:
+        """The same numbers on another device."""
+        return StepDraws(
+            noise=self.noise.to(device),
+            level_uniforms=self.level_uniforms.to(device),
+            selection=self.selection.to(device),
+            dropout_seed=self.dropout_seed,
+        )
+
 
 def draw_step(
     seed: int, step: int, batch_size: int, source: NoiseSource, device: torch.device | str = "cpu"
 ) -> StepDraws:
     """Random numbers of training step `step` (0-based) for a batch of `batch_size` examples."""
     stream = generator(seed, "training", step, device=device)
+    return _draw(stream, batch_size, source, dropout_seed=derive_seed(seed, "dropout", step))
+
+
+def draw_diagnostics(
+    seed: int, number: int, batch_size: int, num_examples: int, source: NoiseSource
+) -> tuple[Indices, StepDraws]:
+    """Which examples, and all other random numbers, of diagnostic batch `number`, on the CPU.
+
+    They depend on the arguments only: not on trial, recipe, device or how far training is. Batches are independent of
+    each other, and each is drawn like a batch of training: without replacement, as long as there are enough examples.
+
+    Args:
+        seed: Evaluation seed of the study.
+        number: Number of the batch, 0-based.
+        batch_size: Examples per batch.
+        num_examples: Size of the data set.
+        source: Draws source samples.
+
+    Returns:
+        Indices of the examples, shape (batch_size,), and the draws of a step.
+    """
+    order = generator(seed, "diagnostics", number, 0)
+    rounds = -(-batch_size // num_examples)
+    indices = torch.cat([torch.randperm(num_examples, generator=order) for _ in range(rounds)])[:batch_size]
+    stream = generator(seed, "diagnostics", number, 1)
+    return indices, _draw(stream, batch_size, source, dropout_seed=derive_seed(seed, "diagnostics", number, 2))
+
+
+def _draw(stream: torch.Generator, batch_size: int, source: NoiseSource, dropout_seed: int) -> StepDraws:
+    """Random numbers of one step from one stream, on its device."""
     noise = source(batch_size, stream)
-    uniforms = torch.rand(batch_size, generator=stream, device=device)
-    selection = torch.randperm(batch_size, generator=stream, device=device)
-    return StepDraws(
-        noise=noise,
-        level_uniforms=uniforms,
-        selection=selection,
-        dropout_seed=derive_seed(seed, "dropout", step),
-    )
+    uniforms = torch.rand(batch_size, generator=stream, device=stream.device)
+    selection = torch.randperm(batch_size, generator=stream, device=stream.device)
+    return StepDraws(noise=noise, level_uniforms=uniforms, selection=selection, dropout_seed=dropout_seed)
 
 
 def evaluation_latents(seed: int, start: int, stop: int, source: NoiseSource, stage: int = 0) -> Tensor:

@@ -15,11 +15,17 @@ PAGE_TAG: Final = f"mlflow.sharedViewState.{PAGE_KEY}"
 
 CURVES: Final = ("best/fid", "eval/fid_online", "eval/fid_2step", "eval/kid", "train/loss", "train/grad_norm")
 COSTS: Final = ("schedule/num_levels", "progress/images_per_second", "cost/train_seconds", "cost/forward_units")
-LOG_SCALE: Final = ("eval/", "best/", "train/")
+LOG_SCALE: Final = ("eval/", "best/", "train/", "diagnostics/")
 
 
 def page(
-    metric: str, params: Sequence[str], *, shared_params: Sequence[str], step: int, lower_is_better: bool = True
+    metric: str,
+    params: Sequence[str],
+    *,
+    shared_params: Sequence[str],
+    step: int,
+    lower_is_better: bool = True,
+    diagnostics: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Arrangement of the page: runs by score, the curves of the objective, what varies against it, sample grids.
 
@@ -29,6 +35,7 @@ def page(
         shared_params: Those that every trial has: MLflow's parallel coordinates leave out runs without a value.
         step: Step at which sample grids are compared first.
         lower_is_better: Whether the smallest value is on top.
+        diagnostics: Metrics to draw in a section of their own.
     """
     parallel = _chart("PARALLEL", "main", "what varies", selectedParams=[*shared_params], selectedMetrics=[metric])
     images = _chart("IMAGE", "samples", "samples", imageKeys=["samples"], step=step, showRunParams=False)
@@ -53,6 +60,7 @@ def page(
             _section("main", "objective", columns=2, height=440),
             _section("samples", "samples (same latents in every run)", columns=1, height=560),
             _section("curves", "other curves", columns=3, height=320),
+            *([_section("diagnostics", "diagnostics of the coupling", columns=3, height=320)] if diagnostics else []),
             _section("costs", "cost and schedule", columns=3, height=320),
         ],
         "compareRunCharts": [
@@ -60,6 +68,7 @@ def page(
             *([parallel] if shared_params else []),
             images,
             *(_line(name, "curves") for name in others),
+            *(_line(name, "diagnostics") for name in diagnostics),
             *(_line(name, "costs") for name in COSTS),
         ],
     }

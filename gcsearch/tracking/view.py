@@ -161,12 +161,14 @@ def study_page(state: StudyState) -> dict[str, Any]:
     keys = state.study.get("keys", ())
     params = [varied_params(record.params, keys) for record in state.trials.values()]
     names = list(dict.fromkeys(name for values in params for name in values))
+    recorded = {key for record in state.trials.values() for result in record.results for key in result.metrics}
     return page(
         legal_key(_objective(state)["key"]),
         names,
         shared_params=[name for name in names if all(name in values for values in params)],
         step=kimg(state.study.get("horizon_images", 0)),
         lower_is_better=_lower_is_better(state),
+        diagnostics=sorted(legal_key(key) for key in recorded if key.startswith("diagnostics/")),
     )
 
 

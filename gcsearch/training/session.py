@@ -45,7 +45,7 @@ def run_training(
     """
     experiment.distance.prepare()
     torch.set_num_threads(num_threads)
-    metric = experiment.evaluation.metrics[0]
+    metric = experiment.evaluation.scores[0]
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
         events = read_events(directory / LEDGER_NAME)
         state = StudyState(events)

@@ -167,11 +167,11 @@ class Trainer:
         """Score the current weights at the rung that is due and remember the result.
 
         Raises:
-            TrialDiverged: A score is not finite, or the network's output has collapsed to a constant.
+            TrialDiverged: A score or diagnostic is not finite, or the network's output has collapsed to a constant.
         """
         started = time.perf_counter()
         images = self.experiment.rungs[len(self.results)]
-        judgement = self.judge(self.learner.models)
+        judgement = self.judge(self.learner.models, max(0, self.step - 1))
         scores = judgement.scores
         self.write_samples(images)
         self.counters["evaluation_seconds"] += time.perf_counter() - started
@@ -189,8 +189,8 @@ class Trainer:
         else:
             sums = {"train/loss": counters["loss_sum"], "train/grad_norm": counters["grad_norm_sum"]}
             window = {name: total / steps for name, total in sums.items()}
-        first = f"eval/{self.experiment.evaluation.metrics[0].name}"
-        lowest = self.experiment.evaluation.metrics[0].lower_is_better
+        metric = self.experiment.evaluation.scores[0]
+        first, lowest = f"eval/{metric.name}", metric.lower_is_better
         history = [result.metrics[first] for result in self.results] + [scores[first]]
         training = self.experiment.training
         stage = self.experiment.timesteps.stage(max(0, self.step - 1), training.num_steps)
@@ -246,7 +246,7 @@ class Trainer:
         path = self.latest_path
         if path is None or not self.results or self.counters["window_steps"] > 0:
             return
-        first = self.experiment.evaluation.metrics[0].name
+        first = self.experiment.evaluation.scores[0].name
         metrics = self.results[-1].metrics
         if metrics[f"eval/{first}"] == metrics[f"best/{first}"]:
             copy_checkpoint(path, path.with_name("best.pt"))

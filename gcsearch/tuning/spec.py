@@ -10,6 +10,7 @@ from typing import Any, Literal
 from gcsearch.config import Document, Experiment, build, build_settings, find_experiment, read_document
 from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
+from gcsearch.metrics import ModelMetric
 from gcsearch.registry import spec
 from gcsearch.tuning.samplers import Recorder, RungAwareTPE, SearchSampler
 from gcsearch.tuning.space import FixedChooser, Params, Range, Space, label_of, lookup, parameter_key, parse_space
@@ -275,17 +276,19 @@ def _check(study: StudySpec, document: Document) -> None:
     objective, experiment = study.objective, study.experiment
     metrics = {
         key: metric.lower_is_better
-        for metric in experiment.evaluation.metrics
+        for metric in experiment.evaluation.scores
         for name in metric.keys
         for key in (f"eval/{name}", f"eval/{name}_online")
     }
     if objective.key not in metrics:
         known = [key.removeprefix("eval/") for key in metrics]
-        extra = (
-            " The training loss is not comparable across schedules, couplings or distances."
-            if objective.metric.startswith("train")
-            else ""
-        )
+        extra = ""
+        if objective.metric.startswith("train"):
+            extra = " The training loss is not comparable across schedules, couplings or distances."
+        elif _is_diagnostic(objective.metric, experiment):
+            extra = (
+                " A diagnostic is not comparable across schedules, and generated end points lower it by construction."
+            )
         raise ConfigError(
             f"{document.where(('objective', 'metric'))}: objective.metric must be a score that the experiment "
             f"computes, got '{objective.metric}'.{extra} {suggestion(objective.metric, known)}"
@@ -296,7 +299,7 @@ def _check(study: StudySpec, document: Document) -> None:
             f"{document.where(('objective', 'goal'))}: objective.goal must be {right} for {objective.metric}."
         )
 
-    first_metric = experiment.evaluation.metrics[0].name
+    first_metric = experiment.evaluation.scores[0].name
     if objective.use == "best" and objective.key != f"eval/{first_metric}":
         raise ConfigError(
             f"{document.where(('objective', 'use'))}: objective.use: best must go with the first of "
@@ -326,6 +329,13 @@ def _check(study: StudySpec, document: Document) -> None:
             )
     for index, params in enumerate(study.search.start_from):
         _check_start(study, params, document, index)
+
+
+def _is_diagnostic(metric: str, experiment: Experiment) -> bool:
+    """Whether an objective names a metric of the networks instead of their samples."""
+    section, _, key = metric.rpartition("/")
+    keys = {key for diagnostic in experiment.evaluation.diagnostics for key in diagnostic.keys}
+    return section == ModelMetric.section or (not section and key in keys)
 
 
 def _check_start(study: StudySpec, params: Params, document: Document, index: int) -> None:

@@ -104,6 +104,15 @@ MISTAKES = {
         "evaluation: {metrics: []}",
         "FILE:3: evaluation.metrics must name at least one metric and none twice, got [].",
     ),
+    "diagnostics first": (
+        "evaluation: {metrics: [diagnostics, fid]}",
+        "FILE:3: evaluation.metrics must begin with a score of samples, whose best weights are kept, got "
+        "['diagnostics', 'fid']. Put fid or kid before diagnostics.",
+    ),
+    "diagnostics of one batch": (
+        "evaluation: {metrics: [fid, {name: diagnostics, num_batches: 1}]}",
+        "FILE:3: evaluation.metrics.1.num_batches must be at least 2, got 1.",
+    ),
     "metric twice": ("evaluation: {metrics: [fid, fid]}", "FILE:3: evaluation.metrics must name at least one"),
     "few samples": ("evaluation: {num_samples: 3}", "FILE:3: evaluation.num_samples must be at least 16, got 3."),
     "unknown extractor": (

@@ -10,7 +10,15 @@ import sys
 import pytest
 import torch
 
-from gcsearch.science.randomness import LATENT_BLOCK, STREAMS, derive_seed, draw_step, evaluation_latents, generator
+from gcsearch.science.randomness import (
+    LATENT_BLOCK,
+    STREAMS,
+    derive_seed,
+    draw_diagnostics,
+    draw_step,
+    evaluation_latents,
+    generator,
+)
 
 
 def normal(num, stream):
@@ -56,7 +64,15 @@ def test_every_seed_stream_and_position_has_a_seed_of_its_own():
 
 
 def test_numbers_of_the_streams_are_never_changed():
-    expected = {"initialization": 0, "data": 1, "training": 2, "dropout": 3, "evaluation": 4, "metric": 5}
+    expected = {
+        "initialization": 0,
+        "data": 1,
+        "training": 2,
+        "dropout": 3,
+        "evaluation": 4,
+        "metric": 5,
+        "diagnostics": 6,
+    }
     assert {name: STREAMS[name] for name in expected} == expected
 
 
@@ -110,3 +126,33 @@ def test_latents_look_standard_normal():
     latents = evaluation_latents(5, 0, 5_000, normal)
     torch.testing.assert_close(latents.mean(0), torch.zeros(2), rtol=0, atol=5 / 5_000**0.5)
     torch.testing.assert_close(latents.std(0), torch.ones(2), rtol=0, atol=5 / 10_000**0.5)
+
+
+# Diagnostic batches -----------------------------------------------------------------------------------------------
+
+
+def test_a_diagnostic_batch_depends_on_seed_and_number_and_draws_no_example_twice():
+    (indices, draws), (again, same) = (draw_diagnostics(0, 3, 20, 50, normal) for _ in range(2))
+    torch.testing.assert_close([again, *vars(same).values()], [indices, *vars(draws).values()], rtol=0, atol=0)
+    assert len(set(indices.tolist())) == 20
+    for seed, number in ((1, 3), (0, 4)):
+        others, other = draw_diagnostics(seed, number, 20, 50, normal)
+        assert (others != indices).any()
+        assert (other.noise != draws.noise).any()
+        assert (other.level_uniforms != draws.level_uniforms).any()
+        assert other.dropout_seed != draws.dropout_seed
+
+
+def test_a_diagnostic_batch_larger_than_the_data_repeats_every_example_alike():
+    indices, _ = draw_diagnostics(0, 0, 25, 10, normal)
+    counts = torch.bincount(indices, minlength=10)
+    assert indices.shape == (25,)
+    assert set(counts.tolist()) == {2, 3}
+
+
+def test_a_diagnostic_batch_has_numbers_of_its_own():
+    trained = draw_step(0, 0, 20, normal)
+    _, draws = draw_diagnostics(0, 0, 20, 50, normal)
+    assert (trained.noise != draws.noise).any()
+    assert (trained.level_uniforms != draws.level_uniforms).any()
+    assert trained.dropout_seed != draws.dropout_seed

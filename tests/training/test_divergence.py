@@ -125,8 +125,8 @@ def test_a_score_that_is_not_finite_is_divergence_and_no_result(tiny, digits, tm
         def __init__(self):
             vars(self).update(vars(judge))
 
-        def __call__(self, models):
-            scores = judge(models).scores
+        def __call__(self, models, step):
+            scores = judge(models, step).scores
             return Judgement(scores=scores | ({"eval/fid_online": value} if reported else {}), collapsed=False)
 
     trainer.judge = Spoiled()

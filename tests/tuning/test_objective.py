@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import ConfigError
 from gcsearch.tuning.spec import load_study
 
-EXPERIMENT = {"name": "base", "data": "digits", "network": "mlp", "evaluation": {"metrics": ["fid", "kid"]}}
+EXPERIMENT = {"name": "base", "data": "digits", "network": "mlp"}
 
 
-def write(folder: Path, metric: str, use: str) -> Path:
-    (folder / "base.yaml").write_text(dump_yaml(EXPERIMENT))
+def write(folder: Path, metric: str, use: str, metrics: Sequence[str] = ("fid", "kid")) -> Path:
+    (folder / "base.yaml").write_text(dump_yaml(EXPERIMENT | {"evaluation": {"metrics": [*metrics]}}))
     study = {
         "experiment": "base.yaml",
         "objective": {"metric": metric, "use": use},
@@ -33,3 +34,13 @@ def test_the_first_metric_may_count_at_its_best_and_any_at_its_last(tmp_path: Pa
 def test_another_metric_cannot_count_at_its_best(tmp_path: Path, metric: str) -> None:
     with pytest.raises(ConfigError, match=f"first of evaluation.metrics.*got '{metric}'"):
         load_study(write(tmp_path, metric, "best"))
+
+
+@pytest.mark.parametrize("metric", ["gradient_variance", "diagnostics/gradient_variance", "diagnostics/path_deviation"])
+def test_a_diagnostic_cannot_be_searched_on(tmp_path: Path, metric: str) -> None:
+    with pytest.raises(ConfigError, match=f"got '{metric}'. A diagnostic is not comparable across schedules, and gen"):
+        load_study(write(tmp_path, metric, "last", metrics=["fid", "diagnostics"]))
+
+
+def test_diagnostics_do_not_stand_in_the_way_of_a_score(tmp_path: Path) -> None:
+    assert load_study(write(tmp_path, "fid", "best", metrics=["fid", "diagnostics"])).objective.key == "eval/fid"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gcsearch.science.couplings import Unpaired
-from gcsearch.science.objectives.base import LossTerms, Models, Objective, Recipe, mean_loss, objectives
+from gcsearch.science.objectives.base import LossTerms, Models, Objective, Recipe, end_points, mean_loss, objectives
 from gcsearch.science.randomness import StepDraws
 from gcsearch.science.shapes import Batch
 
@@ -29,16 +28,7 @@ class Denoising(Objective):
     ) -> LossTerms:
         process, progress = recipe.process, step / num_steps
         sigma = recipe.levels.quantile(draws.level_uniforms, process)
-        batch = Unpaired(
-            data=data,
-            noise=draws.noise,
-            sigma_lower=sigma,
-            process=process,
-            predictors=models.predictors,
-            selection=draws.selection,
-            progress=progress,
-        )
-        ends = recipe.coupling.pair(batch)
+        ends = end_points(recipe, models, data, draws, sigma, progress)
         noisy = process.add_noise(ends.data, ends.noise, sigma)
         errors = models.online(noisy, sigma, draws.dropout_seed) - ends.data
         level = process.coefficients(sigma)
