@@ -9,9 +9,10 @@ import torch
 
 from gcsearch.config import Experiment
 from gcsearch.data import Examples
+from gcsearch.files import default_cache_dir
 from gcsearch.metrics.evaluate import Evaluator
 from gcsearch.metrics.grid import write_png
-from gcsearch.metrics.reference import default_cache_dir, reference_features
+from gcsearch.metrics.reference import reference_features
 from gcsearch.science.objectives import Models
 
 GRID_SAMPLES = 64
