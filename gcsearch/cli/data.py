@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -173,7 +174,7 @@ def _dataset(name: str, source: Path | None, resolution: int | None, assignments
     else:
         options: dict[str, Any] = {"name": name}
         if source is not None and issubclass(datasets[name], OwnImages):
-            options["path"] = str(source)
+            options["path"] = os.path.abspath(source.expanduser())  # noqa: PTH100 - links stay as the user wrote them
         document = Document(options, "command line").with_assignments(assignments)
         dataset = build("data", document.data, document)
     if resolution is None or resolution == getattr(dataset, "resolution", None):
@@ -219,7 +220,7 @@ def _print_pairs(values: dict[str, Any]) -> None:
     lines = {
         "data": values["name"],
         "file": values.get("path"),
-        "size": f"{values['size_bytes'] / 1e6:,.1f} MB" if "size_bytes" in values else None,
+        "size": _size(values["size_bytes"]) if "size_bytes" in values else None,
         "examples": f"{values['count']:,} of {shape}",
         "source": values.get("source"),
         "checked": values.get("verification"),
@@ -234,6 +235,11 @@ def _print_pairs(values: dict[str, Any]) -> None:
     for key, value in lines.items():
         if value:
             results.print(f"{key:<14} {value}", markup=False)
+
+
+def _size(num_bytes: int) -> str:
+    unit, scale = ("MB", 1e6) if num_bytes >= 1e6 else ("kB", 1e3)
+    return f"{num_bytes / scale:,.1f} {unit}"
 
 
 @contextmanager

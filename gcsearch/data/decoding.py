@@ -49,7 +49,7 @@ class Decoder:
     size: tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        steps = [MODES[self.channels]]
+        steps = ["RGB" if self.channels == 3 else "grey"]
         steps += ["upright"] if self.upright else []
         steps += [f"centre crop {self.crop}"] if self.crop else []
         side = self.resolution

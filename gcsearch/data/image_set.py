@@ -146,6 +146,21 @@ class OwnImages(ImageSet):
         del directory, progress
         return self.location
 
+    def check_unchanged(self, stored: StoredImages, source: Path | None = None) -> None:
+        """Nothing, if the images are still those that were stored, or are gone.
+
+        Raises:
+            DataError: They have changed since.
+        """
+        path = source or self.location
+        is_there = path.exists() or any(letter in str(path) for letter in "*?[")
+        if is_there and self.open_source(path, trust=True).identity != stored.metadata.source_id:
+            raise DataError(
+                f"data '{self.name}': {path} must be as it was when it was prepared, but has changed. "
+                "Run the same command with --again to take the images as they are now; trainings that go on with the "
+                "old ones are not comparable."
+            )
+
     def open(self, store: Path | None = None) -> StoredImages:
         try:
             return super().open(store)
@@ -194,7 +209,10 @@ def prepare(
     """
     target = dataset.stored_at(store)
     if target.exists() and not again:
-        return Prepared(stored=dataset.open(store), is_new=False)
+        stored = dataset.open(store)
+        if isinstance(dataset, OwnImages):
+            dataset.check_unchanged(stored, source)
+        return Prepared(stored=stored, is_new=False)
     path = dataset.find_source(target.parent / "downloads", progress) if source is None else source.expanduser()
     convert(target, dataset.name, dataset.open_source(path, trust=trust), progress)
     return Prepared(stored=dataset.open(store), is_new=True)

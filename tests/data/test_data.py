@@ -56,10 +56,10 @@ def test_batch_holds_the_examples_of_its_indices():
 
 
 @pytest.mark.usefixtures("unchanged_global_rng")
-def test_batches_and_data_sets_leave_the_global_generators_alone():
+def test_batches_and_data_sets_leave_the_global_generators_alone(ready):
     Batches(numbers(20), 6, seed=1)[9]
     for name in datasets:
-        datasets[name]().load()
+        ready(name).load()
 
 
 def test_all_levels_survive_the_round_trip():
@@ -98,8 +98,8 @@ def test_digits_are_bytes_with_labels():
 
 
 @pytest.mark.parametrize("name", list(datasets))
-def test_examples_have_the_declared_shape_and_are_reproducible(name):
-    dataset = datasets[name]()
+def test_examples_have_the_declared_shape_and_are_reproducible(name, ready):
+    dataset = ready(name)
     first, again = dataset.load(), dataset.load()
     assert first.values.shape[1:] == dataset.event_shape
     assert first.is_image == (first.values.dtype == torch.uint8)
