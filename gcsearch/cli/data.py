@@ -98,7 +98,7 @@ def prepare_command(
     as_json: bool,
 ) -> None:
     """Convert a data set into the store and say what is there now."""
-    dataset = _dataset(name, source, resolution, assignments)
+    dataset = chosen(name, source, resolution, assignments)
     if not isinstance(dataset, ImageSet):
         if as_json:
             print_json({"name": dataset.name, "state": "embedded"})
@@ -132,7 +132,7 @@ def info_command(
     as_json: bool,
 ) -> None:
     """What is known of a data set."""
-    dataset = _dataset(name, source, resolution, assignments)
+    dataset = chosen(name, source, resolution, assignments)
     if not isinstance(dataset, ImageSet):
         _embedded_info(dataset, as_json=as_json)
         return
@@ -166,7 +166,7 @@ def _embedded_info(dataset: Dataset, *, as_json: bool) -> None:
         _print_pairs(values)
 
 
-def _dataset(name: str, source: Path | None, resolution: int | None, assignments: Sequence[str]) -> Dataset:
+def chosen(name: str, source: Path | None, resolution: int | None, assignments: Sequence[str]) -> Dataset:
     """The data set that a command means: a name with options, or the data section of an experiment."""
     dataset: Dataset
     if name.endswith((".yaml", ".yml")):

@@ -110,9 +110,10 @@ def find_files(path: Path) -> list[Path]:
         raise DataError(f"{path}: must hold files that end in {', '.join(SUFFIXES)}, found none.")
     splits_found = {file.name.split("-")[0].split(".")[0] for file in files} & set(SPLITS)
     if len(splits_found) > 1:
+        example = "train" if "train" in splits_found else min(splits_found)
         raise DataError(
             f"{path}: must be one split, but holds {', '.join(sorted(splits_found))}. "
-            f"Name the files of one, for example '{files[0].parent / 'train-*'}{files[0].suffix}'."
+            f"Name the files of one, for example '{files[0].parent / example}-*{files[0].suffix}'."
         )
     return files
 

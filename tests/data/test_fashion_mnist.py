@@ -83,6 +83,7 @@ def test_other_resolutions_are_refused(resolution):
         FashionMNIST(resolution=resolution)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs the Debian package dataset-fashion-mnist")
 def test_package_of_debian_is_found_and_is_the_published_data():
     stored = prepare(FashionMNIST()).stored
