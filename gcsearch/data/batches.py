@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from gcsearch.data.base import Examples
-from gcsearch.science.images import to_unit_range
 from gcsearch.science.randomness import generator
 
 RESIDENT_SHARE: Final = 0.25
@@ -51,14 +50,11 @@ class Batches:
 
     def __getitem__(self, step: int) -> Tensor:
         """Batch of step `step` as the networks see it, on the device."""
-        indices = self.indices(step)
-        if self.examples.values.device == self.device or not self.examples.is_image:
-            return self.examples.scaled(indices).to(self.device)
-        # Bytes travel: a quarter of what floats would take. Pinned, so that the copy overlaps with the step before.
-        chosen = self.examples.values.index_select(0, indices)
-        if self.device.type == "cuda":
-            chosen = chosen.pin_memory()
-        return to_unit_range(chosen.to(self.device, non_blocking=True))
+        chosen = self.examples.select(self.indices(step))
+        if self.device.type == "cuda" and chosen.device.type == "cpu":
+            chosen = chosen.pin_memory()  # so that the copy overlaps with the step before
+        # Bytes travel: a quarter of what floats would take.
+        return Examples(chosen.to(self.device, non_blocking=True)).scaled()
 
     def _permutation(self, epoch: int) -> Tensor:
         order = torch.randperm(len(self.examples), generator=generator(self.seed, "data", epoch))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from gcsearch.data.base import datasets
 from gcsearch.data.conversion import Source
@@ -28,12 +27,12 @@ class Folder(OwnImages):
 
     path: str = "images"
     resolution: int = 32
-    channels: Literal[1, 3] = 3
+    channels: int = 3
     filter: Filter = "lanczos"
     wanted = "a folder of images, or a zip archive"
 
     def __post_init__(self) -> None:
-        check_own(self.path, self.resolution)
+        check_own(self.path, self.resolution, self.channels)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -49,12 +48,14 @@ class Folder(OwnImages):
         return decoded(open_collection(path), decoder, "your own images")
 
 
-def check_own(path: str, resolution: int) -> None:
+def check_own(path: str, resolution: int, channels: int) -> None:
     """Reject settings that mean nothing."""
     if not path.strip():
         raise ValueError(f"path must not be empty, got {path!r}")
     if resolution < 1:
         raise ValueError(f"resolution must be at least 1, got {resolution}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
 
 
 def own_stem(kind: str, location: Path, resolution: int, *settings: object) -> str:

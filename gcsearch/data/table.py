@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from gcsearch.data.base import datasets
 from gcsearch.data.conversion import Pixels, Source
@@ -42,12 +42,12 @@ class Table(OwnImages):
     path: str = "images.parquet"
     column: str = "image"
     resolution: int = 32
-    channels: Literal[1, 3] = 3
+    channels: int = 3
     filter: Filter = "lanczos"
     wanted = "a Parquet or Arrow file, a folder of them, or a pattern such as 'data/train-*.parquet'"
 
     def __post_init__(self) -> None:
-        check_own(self.path, self.resolution)
+        check_own(self.path, self.resolution, self.channels)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
