@@ -47,11 +47,18 @@ def list_command(store: Path | None, *, as_json: bool) -> None:
         shape = " x ".join(map(str, row["shape"])) if row["shape"] else "any"
         count = f"{row['count']:,}" if row["count"] else ""
         style = {"prepared": "green", "embedded": "green", "damaged": "red"}.get(row["state"], "dim")
-        cells = [row["name"], shape, count, f"[{style}]{row['state']}[/]", row["licence"]]
+        cells = [_label(row), shape, count, f"[{style}]{row['state']}[/]", row["licence"]]
         table.add_row(*cells, *([Path(row["path"]).name if row["path"] else ""] if is_wide else []))
     results.print(table)
     progress.print(f"Store: {folder}", markup=False, soft_wrap=True)
     progress.print("Next: gcsearch data prepare NAME, or gcsearch data info NAME")
+
+
+def _label(row: dict[str, Any]) -> str:
+    """Name of the data set; of a user's own images, the folder's too."""
+    if row["path"] is None or not issubclass(datasets[row["name"]], OwnImages):
+        return str(row["name"])
+    return " ".join(Path(row["path"]).stem.split("-")[:2])
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -96,20 +103,24 @@ def prepare_command(
     again: bool,
     trust: bool,
     as_json: bool,
-) -> None:
-    """Convert a data set into the store and say what is there now."""
+) -> int:
+    """Convert a data set into the store and say what is there now. Exit code 130 if interrupted."""
     dataset = chosen(name, source, resolution, assignments)
     if not isinstance(dataset, ImageSet):
         if as_json:
             print_json({"name": dataset.name, "state": "embedded"})
         else:
             results.print(f"{dataset.name} is embedded; there is nothing to prepare.")
-        return
-    with _shown() as tell:
-        done = prepare(dataset, source, store=store, again=again, trust=trust, progress=tell)
+        return 0
+    try:
+        with _shown() as tell:
+            done = prepare(dataset, source, store=store, again=again, trust=trust, progress=tell)
+    except KeyboardInterrupt:
+        progress.print("Interrupted. Run the same command again to go on.")
+        return 130
     if as_json:
         print_json(_stored_json(done.stored) | {"is_new": done.is_new})
-        return
+        return 0
     if not done.is_new:
         progress.print("Already prepared; nothing was done. --again converts once more.")
     _print_stored(done.stored)
@@ -119,6 +130,7 @@ def prepare_command(
     progress.print(f"  process: {{sigma_data: {done.stored.metadata.std:.2f}}}", markup=False)
     if store is not None:
         progress.print(f"and GCSEARCH_DATA={store} in the environment of every training.", markup=False, soft_wrap=True)
+    return 0
 
 
 def info_command(

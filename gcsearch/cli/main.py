@@ -237,7 +237,8 @@ def data_prepare(
     """
     from gcsearch.cli.data import prepare_command
 
-    prepare_command(name, source, resolution, set_ or [], store, again=again, trust=trust, as_json=json)
+    options = set_ or []
+    raise typer.Exit(prepare_command(name, source, resolution, options, store, again=again, trust=trust, as_json=json))
 
 
 @data.command("info")

@@ -208,26 +208,28 @@ def _append(file: BinaryIO, notes: Path, source: Source, tally: Tally, progress:
     """Write the images that are still missing."""
     noted = time.monotonic()
     progress("converting", tally.count, source.count)
-    for chunk in source.read(tally.count):
-        data = np.ascontiguousarray(chunk)
-        file.write(data.data)
-        tally.add(data)
-        progress("converting", tally.count, source.count)
-        if time.monotonic() - noted >= SYNC_SECONDS:
-            _sync(file)
-            # Noted after the pixels are on the disk, with their hash: what is noted can be relied upon.
-            state = {"key": _key(source), "count": tally.count, "sha256": tally.digest.hexdigest()}
-            write_text(notes, json.dumps(state))
-            noted = time.monotonic()
-    _sync(file)
+    try:
+        for chunk in source.read(tally.count):
+            data = np.ascontiguousarray(chunk)
+            file.write(data.data)
+            tally.add(data)
+            progress("converting", tally.count, source.count)
+            if time.monotonic() - noted >= SYNC_SECONDS:
+                _note(file, notes, source, tally)
+                noted = time.monotonic()
+    finally:  # after an error or Ctrl-C, too
+        _note(file, notes, source, tally)
     if tally.count == 0 or (source.count is not None and tally.count != source.count):
         wanted = "at least one image" if source.count is None else f"{source.count} images"
         raise DataError(f"{source.description}: must hold {wanted}, got {tally.count}.")
 
 
-def _sync(file: BinaryIO) -> None:
+def _note(file: BinaryIO, notes: Path, source: Source, tally: Tally) -> None:
+    """Note how far the conversion is, after the pixels are on the disk: what is noted can be relied upon."""
     file.flush()
     os.fsync(file.fileno())
+    state = {"key": _key(source), "count": tally.count, "sha256": tally.digest.hexdigest()}
+    write_text(notes, json.dumps(state))
 
 
 def _describe(name: str, source: Source, tally: Tally) -> Metadata:

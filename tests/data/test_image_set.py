@@ -87,7 +87,7 @@ class TestImageSet:
 
     def test_interrupted_preparation_goes_on_to_the_same_file(self, name, make, tmp_path, monkeypatch):
         monkeypatch.setattr("gcsearch.data.conversion.SYNC_SECONDS", 0.0)
-        monkeypatch.setattr("gcsearch.data.decoding.CHUNK_BYTES", 2 * 3 * 16 * 16)
+        monkeypatch.setattr("gcsearch.data.decoding.CHUNK", 2)
         monkeypatch.setattr("gcsearch.data.fashion_mnist.CHUNK", 7)
         dataset, path = make.sources[name](tmp_path / "s")
         whole = prepare(dataset, path, store=tmp_path / "whole", trust=True).stored.path.read_bytes()
