@@ -166,3 +166,16 @@ def test_flipped_bit_is_found_by_verification(path):
     path.write_bytes(data)
     with pytest.raises(DataError, match="sha256"):
         open_images(path).verify()
+
+
+@pytest.mark.slow
+def test_embedded_data_need_neither_pyarrow_nor_pillow_to_be_imported():
+    code = """
+import sys
+for name in ("pyarrow", "PIL", "lmdb"):
+    sys.modules[name] = None
+from gcsearch.data import datasets
+assert len(datasets["gaussians_1m2m"]().load()) == 10_000
+assert datasets["cifar10"]().event_shape == (3, 32, 32)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
