@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 
@@ -102,3 +103,15 @@ def test_damaged_batch_is_refused(content, images, tmp_path):
     file.write_bytes(content) if isinstance(content, bytes) else np.savez(file, **content)
     with pytest.raises(DataError, match=r"train_data_batch_2\.npz"):
         prepare(BOX, path, trust=True)
+
+
+def test_npz_batch_that_runs_a_command_is_refused_and_nothing_runs(images, tmp_path):
+    class Command:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    path = batches(tmp_path / "b", images, "npz folder")
+    np.savez(path / "train_data_batch_2.npz", data=np.array([Command(), Command()]), allow_pickle=True)
+    with pytest.raises(DataError, match=r"train_data_batch_2\.npz must be an npz file"):
+        prepare(BOX, path, trust=True)
+    assert not (tmp_path / "ran").exists()
