@@ -1,11 +1,22 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Where files of ours lie, and writing them so that a reader, or a crash, never meets half of one."""
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def default_cache_dir() -> Path:
+    """`$GCSEARCH_CACHE`, or `~/.cache/gcsearch`: what can be computed again."""
+    return Path(os.environ.get("GCSEARCH_CACHE") or Path.home() / ".cache" / "gcsearch")
+
+
+def default_data_dir() -> Path:
+    """`$GCSEARCH_DATA`, or `data` in the cache: the image store."""
+    return Path(os.environ.get("GCSEARCH_DATA") or default_cache_dir() / "data")
 
 
 @contextmanager

@@ -16,9 +16,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/experiments.md",
+    "docs/data.md",
     "docs/import.md",
-    "docs/studies.md",
     "docs/own_components.md",
+    "docs/studies.md",
     "CONTRIBUTING.md",
 ]
 
@@ -37,6 +38,7 @@ def test_the_search_space_in_the_readme_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_that_a_page_names_exists(page: str) -> None:
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known |= {group.name for group in app.registered_groups if group.name}
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`gcsearch ([a-z-]+)", text)) | set(re.findall(r"bin/gcsearch ([a-z-]+)", text))
     assert named <= known

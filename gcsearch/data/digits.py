@@ -32,7 +32,7 @@ class Digits(Dataset):
 
     def ideal_flow(self, process: Process) -> IdealFlow:
         """The flow of the training set itself: every state comes from one of the 1,797 images."""
-        return FiniteData(process=process, examples=self.load().scaled(slice(None)))
+        return FiniteData(process=process, examples=self.load().scaled())
 
 
 def load_labelled() -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ from gcsearch.metrics.base import Metric, ModelMetric, SampleMetric, Subject, me
 from gcsearch.metrics.evaluate import Evaluation, Evaluator
 from gcsearch.metrics.features import Extractor, extractors
 from gcsearch.metrics.identity import ScoreIdentity, check_comparable
-from gcsearch.metrics.reference import ReferenceFeatures, default_cache_dir, reference_features
+from gcsearch.metrics.reference import ReferenceFeatures, reference_features
 from gcsearch.registry import import_siblings
 
 import_siblings(__name__, __path__)
@@ -20,7 +20,6 @@ __all__ = [
     "ScoreIdentity",
     "Subject",
     "check_comparable",
-    "default_cache_dir",
     "extractors",
     "metrics",
     "reference_features",

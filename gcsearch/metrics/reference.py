@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,11 +75,6 @@ def symmetric_root(matrix: Tensor) -> Tensor:
     return root
 
 
-def default_cache_dir() -> Path:
-    """`$GCSEARCH_CACHE`, or `~/.cache/gcsearch`."""
-    return Path(os.environ.get("GCSEARCH_CACHE") or Path.home() / ".cache" / "gcsearch")
-
-
 def reference_features(
     extractor: Extractor,
     examples: Tensor,
@@ -95,7 +89,7 @@ def reference_features(
         examples: uint8 images (N, C, H, W), or float points (N, *event).
         examples_sha256: Hash of `examples`, which names them in the cache.
         device: Where the extractor runs; the result lies on the CPU.
-        cache_dir: Directory of the cache, e.g. `default_cache_dir()`; None switches it off.
+        cache_dir: Directory of the cache, e.g. `gcsearch.files.default_cache_dir()`; None switches it off.
 
     Raises:
         ValueError: The extractor does not accept such examples.

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from gcsearch.config import Experiment
 from gcsearch.data import Examples
+from gcsearch.files import default_cache_dir
 from gcsearch.metrics.base import Subject
 from gcsearch.metrics.evaluate import Evaluator
 from gcsearch.metrics.grid import write_png
-from gcsearch.metrics.reference import default_cache_dir, reference_features
+from gcsearch.metrics.reference import reference_features
 from gcsearch.science.flows import Flow
 from gcsearch.science.objectives import Models
 from gcsearch.science.randomness import StepDraws, derive_seed, draw_diagnostics
@@ -117,7 +118,7 @@ class Judge:
             len(self.examples),
             experiment.data.draw_source,
         )
-        return self.examples.scaled(indices).to(self.device), draws.to(self.device)
+        return Examples(self.examples.select(indices)).scaled().to(self.device), draws.to(self.device)
 
     @cached_property
     def _flow(self) -> Flow | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gcsearch.data import Examples, datasets
+from gcsearch.data import Examples, batches, datasets
 from gcsearch.data.batches import Batches
 from gcsearch.data.digits import Digits, load_labelled
 from gcsearch.data.gaussians import OneToTwoModes, OneToTwoModesV1, TwoToTwoModes
@@ -21,17 +21,17 @@ def numbers(count):
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (10, 10), (7, 5), (5, 12), (1, 4)])
 def test_every_example_comes_once_per_epoch(count, batch_size):
-    batches = Batches(numbers(count), batch_size, seed=0)
-    order = torch.cat([batches.indices(step) for step in range(6 * count)])
+    drawn = Batches(numbers(count), batch_size, seed=0)
+    order = torch.cat([drawn.indices(step) for step in range(6 * count)])
     for epoch in order.split(count):
         assert sorted(epoch.tolist()) == list(range(count))
     assert len(order) == 6 * count * batch_size
 
 
 def test_batch_that_spans_two_epochs_ends_one_and_begins_the_next():
-    batches, single = Batches(numbers(10), 4, seed=3), Batches(numbers(10), 1, seed=3)
+    drawn, single = Batches(numbers(10), 4, seed=3), Batches(numbers(10), 1, seed=3)
     order = torch.cat([single.indices(step) for step in range(40)])
-    assert batches.indices(2).tolist() == order[8:12].tolist()
+    assert drawn.indices(2).tolist() == order[8:12].tolist()
     assert sorted(order[:10].tolist()) == list(range(10))
     assert sorted(order[10:20].tolist()) == list(range(10))
     assert order[:10].tolist() != order[10:20].tolist()
@@ -52,20 +52,20 @@ def test_seeds_give_different_orders():
 
 
 def test_batch_holds_the_examples_of_its_indices():
-    batches = Batches(numbers(20), 6, seed=1)
-    assert batches[4][:, 0].long().tolist() == batches.indices(4).tolist()
+    drawn = Batches(numbers(20), 6, seed=1)
+    assert drawn[4][:, 0].long().tolist() == drawn.indices(4).tolist()
 
 
 @pytest.mark.usefixtures("unchanged_global_rng")
-def test_batches_and_data_sets_leave_the_global_generators_alone():
+def test_batches_and_data_sets_leave_the_global_generators_alone(ready):
     Batches(numbers(20), 6, seed=1)[9]
     for name in datasets:
-        datasets[name]().load()
+        ready(name).load()
 
 
 def test_all_levels_survive_the_round_trip():
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    scaled = Examples(levels).scaled(slice(None))
+    scaled = Examples(levels).scaled()
     assert (scaled.dtype, scaled.min().item(), scaled.max().item()) == (torch.float32, -1.0, 1.0)
     torch.testing.assert_close(to_bytes(scaled), levels, rtol=0, atol=0)
 
@@ -76,7 +76,7 @@ def test_images_of_a_batch_are_scaled_and_points_are_not():
     assert image.min() == -1
     assert image.max() > 0.5
     points = TwoToTwoModes(num_points=10)
-    torch.testing.assert_close(points.load().scaled(slice(None)), points.load().values, rtol=0, atol=0)
+    torch.testing.assert_close(points.load().scaled(), points.load().values, rtol=0, atol=0)
 
 
 def test_hash_names_the_content():
@@ -99,8 +99,8 @@ def test_digits_are_bytes_with_labels():
 
 
 @pytest.mark.parametrize("name", list(datasets))
-def test_examples_have_the_declared_shape_and_are_reproducible(name):
-    dataset = datasets[name]()
+def test_examples_have_the_declared_shape_and_are_reproducible(name, ready):
+    dataset = ready(name)
     first, again = dataset.load(), dataset.load()
     assert first.values.shape[1:] == dataset.event_shape
     assert first.is_image == (first.values.dtype == torch.uint8)
@@ -154,7 +154,7 @@ def test_ideal_flow_has_the_moments_of_data_and_source(name, rng):
 
 
 def test_ideal_flow_of_the_digits_ends_at_a_digit(rng):
-    images = Digits().load().scaled(slice(None))
+    images = Digits().load().scaled()
     flow, process = Digits().ideal_flow(VarianceExploding()), VarianceExploding()
     sigma = torch.full((5,), 0.05)
     noisy = process.add_noise(images[:5], torch.randn(5, 1, 8, 8, generator=rng), sigma)
@@ -178,3 +178,25 @@ def test_mixtures_that_mean_nothing_are_refused(cls, settings):
 def test_empty_data_set_is_refused():
     with pytest.raises(DataError, match="at least one example"):
         Examples(torch.zeros(0, 2))
+
+
+@pytest.mark.parametrize(("free", "fits"), [(4 * 96, True), (4 * 96 - 1, False)])
+def test_data_move_to_a_gpu_only_if_they_leave_it_most_of_its_memory(monkeypatch, free, fits):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10**9))
+    values = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    assert batches._fits(values, torch.device("cuda")) == fits
+    assert batches._fits(values, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_data_that_stay_on_the_host_give_the_same_batches(monkeypatch):
+    examples = Digits().load()
+    resident = Batches(examples, 64, seed=0, device="cuda")
+    monkeypatch.setattr(batches, "RESIDENT_SHARE", 0.0)
+    streamed, host = Batches(examples, 64, seed=0, device="cuda"), Batches(examples, 64, seed=0)
+    assert (resident.examples.values.device.type, streamed.examples.values.device.type) == ("cuda", "cpu")
+    for step in (0, 27, 28, 100):
+        assert streamed[step].device.type == "cuda"
+        torch.testing.assert_close(streamed[step], resident[step], rtol=0, atol=0)
+        torch.testing.assert_close(streamed[step].cpu(), host[step], rtol=1e-6, atol=1e-6)

@@ -12,7 +12,7 @@ import torch
 import gcsearch.metrics.reference as module
 from gcsearch.errors import DataError
 from gcsearch.metrics.features import CoordinatesExtractor, DigitsExtractor
-from gcsearch.metrics.reference import ReferenceFeatures, default_cache_dir, reference_features
+from gcsearch.metrics.reference import ReferenceFeatures, reference_features
 
 
 class Counting(CoordinatesExtractor):
@@ -150,11 +150,3 @@ def test_too_few_or_damaged_examples_are_refused(points):
     points[5, 1] = float("nan")
     with pytest.raises(DataError, match="finite"):
         reference_features(Counting(), points, "a")
-
-
-def test_cache_directory_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "here"))
-    assert default_cache_dir() == tmp_path / "here"
-    monkeypatch.delenv("GCSEARCH_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / ".cache" / "gcsearch"
