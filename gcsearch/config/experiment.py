@@ -18,6 +18,7 @@ from gcsearch.errors import ConfigError, FieldError, suggestion
 from gcsearch.metrics import Extractor, Metric, extractors
 from gcsearch.metrics.fid import FID
 from gcsearch.metrics.kid import KID
+from gcsearch.metrics.scoring import check_metric
 from gcsearch.registry import spec
 from gcsearch.science.couplings import Coupling, Generator
 from gcsearch.science.distances import Distance, PseudoHuber
@@ -95,6 +96,12 @@ class Evaluation:
         names = [metric.name for metric in self.metrics]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"metrics must name at least one metric and none twice, got {names}")
+        for metric in self.metrics:
+            if self.num_samples < metric.min_samples:
+                raise ValueError(
+                    f"num_samples must be at least {metric.min_samples} for the metric '{metric.name}', "
+                    f"got {self.num_samples}"
+                )
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
         if self.extractor not in ("auto", *extractors):
@@ -139,6 +146,11 @@ class Experiment:
                 check(shape)
             except ValueError as error:
                 raise FieldError(section, f"does not fit the data '{self.data.name}': {error}") from None
+        for metric in self.evaluation.metrics:
+            try:
+                check_metric(metric, self.extractor)
+            except ValueError as error:
+                raise FieldError("evaluation.metrics", f"does not fit the extractor: {error}") from None
         if self.evaluation.every_images > self.training.num_images:
             raise FieldError(
                 "evaluation.every_images",

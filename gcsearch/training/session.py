@@ -73,7 +73,7 @@ def run_training(
         write(
             "study_started",
             study=experiment.name,
-            objective={"metric": metric.name, "key": f"eval/{metric.name}", "goal": goal, "use": "last"},
+            objective={"metric": metric.keys[0], "key": f"eval/{metric.keys[0]}", "goal": goal, "use": "last"},
             keys=[],
             horizon_images=experiment.training.num_images,
             trials=1,

@@ -189,7 +189,7 @@ class Trainer:
         else:
             sums = {"train/loss": counters["loss_sum"], "train/grad_norm": counters["grad_norm_sum"]}
             window = {name: total / steps for name, total in sums.items()}
-        first = f"eval/{self.experiment.evaluation.metrics[0].name}"
+        first = f"eval/{self.experiment.evaluation.metrics[0].keys[0]}"
         lowest = self.experiment.evaluation.metrics[0].lower_is_better
         history = [result.metrics[first] for result in self.results] + [scores[first]]
         training = self.experiment.training
@@ -246,7 +246,7 @@ class Trainer:
         path = self.latest_path
         if path is None or not self.results or self.counters["window_steps"] > 0:
             return
-        first = self.experiment.evaluation.metrics[0].name
+        first = self.experiment.evaluation.metrics[0].keys[0]
         metrics = self.results[-1].metrics
         if metrics[f"eval/{first}"] == metrics[f"best/{first}"]:
             copy_checkpoint(path, path.with_name("best.pt"))

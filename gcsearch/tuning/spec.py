@@ -287,7 +287,7 @@ def _check(study: StudySpec, document: Document) -> None:
             f"{document.where(('objective', 'goal'))}: objective.goal must be {right} for {objective.metric}."
         )
 
-    first_metric = experiment.evaluation.metrics[0].name
+    first_metric = experiment.evaluation.metrics[0].keys[0]
     if objective.use == "best" and objective.key != f"eval/{first_metric}":
         raise ConfigError(
             f"{document.where(('objective', 'use'))}: objective.use: best must go with the first of "

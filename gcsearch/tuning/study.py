@@ -48,10 +48,12 @@ def run_study(
 
     Raises:
         StudyError: The folder holds a different study of this name, or another process is writing it.
+        DataError: The feature extractor's weights are missing.
         KeyboardInterrupt: Interrupted; the ledger says so, and the same call resumes.
     """
     directory = studies / study.name
     check_unchanged(study, directory)
+    study.experiment.extractor.prepare()  # missing weights are said here, once, not by every trial
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
         events = read_events(directory / LEDGER_NAME)
         for observer in observers:

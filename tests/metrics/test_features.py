@@ -11,10 +11,12 @@ import torch_fidelity
 from torch.utils.data import Dataset
 
 from gcsearch.data.digits import load_labelled
-from gcsearch.metrics.digits_extractor import WEIGHTS, load_classifier, register_with_torch_fidelity
+from gcsearch.metrics.classifiers import load_classifier, register_with_torch_fidelity, weights_path
 from gcsearch.metrics.features import CoordinatesExtractor, DigitsExtractor, extractors
 from gcsearch.metrics.fid import FID
+from gcsearch.metrics.inception_score import InceptionScore
 from gcsearch.metrics.kid import KID
+from gcsearch.metrics.precision_recall import PrecisionRecall
 from gcsearch.metrics.reference import ReferenceFeatures, extract
 
 
@@ -39,9 +41,9 @@ def damaged(images, rng):
 def test_shipped_classifier_tells_digits_apart():
     images, labels = load_labelled()
     with torch.no_grad():
-        accuracy = (load_classifier()(images).argmax(dim=1) == labels).double().mean()
+        accuracy = (load_classifier("digits")(images).argmax(dim=1) == labels).double().mean()
     assert accuracy > 0.99
-    with safetensors.safe_open(WEIGHTS, framework="pt") as file:
+    with safetensors.safe_open(weights_path("digits"), framework="pt") as file:
         assert float(file.metadata()["test_accuracy"]) >= 0.99
 
 
@@ -80,35 +82,43 @@ def test_identities_differ_and_name_the_extractor():
     assert len(set(identities.values())) == len(identities)
 
 
-def test_fid_and_kid_equal_torch_fidelity_on_the_same_images(rng):
+def test_every_metric_equals_torch_fidelity_on_the_same_images(rng):
     images, _ = load_labelled()
-    real, generated = images[:300], damaged(images[300:560], rng)
+    real, generated = images[:260], damaged(images[300:560], rng)
     theirs = torch_fidelity.calculate_metrics(
         input1=Images(generated),
         input2=Images(real),
-        feature_extractor=register_with_torch_fidelity(),
+        feature_extractor=register_with_torch_fidelity("digits"),
         fid=True,
         kid=True,
-        kid_subset_size=100,
-        kid_subsets=20,
+        kid_subset_size=260,
+        kid_subsets=1,
+        isc=True,
+        prc=True,
         cuda=False,  # on by default there
         save_cpu_ram=True,  # no worker processes
         cache=False,
         verbose=False,
     )
     function = DigitsExtractor().load()
-    reference = ReferenceFeatures.of(extract(function, real), "0" * 64)
     features = extract(function, generated)
-    fid = FID().compute(features, reference)["fid"]
-    kid = KID(subset_size=100, num_subsets=20).compute(features, reference)["kid"]
-    assert fid > 0.1
-    # They sum the means in float32.
-    assert fid == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
-    assert kid == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-5)
+    reference = ReferenceFeatures.of(extract(function, real), "0" * 64, DigitsExtractor())
+    ours = {
+        key: value
+        for metric in (FID(), InceptionScore(), PrecisionRecall())
+        for key, value in metric.compute(features, reference).items()
+    }
+    assert ours["fid"] > 0.1
+    # They sum in float32; their one subset of 260 is all samples.
+    assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
+    assert KID().compute(features, reference)["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
+    assert ours["is"] == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
+    assert ours["precision"] == pytest.approx(theirs["precision"], abs=1e-7)
+    assert ours["recall"] == pytest.approx(theirs["recall"], abs=1e-7)
 
 
 def test_registering_twice_is_harmless():
-    assert register_with_torch_fidelity() == register_with_torch_fidelity()
+    assert register_with_torch_fidelity("digits") == register_with_torch_fidelity("digits")
 
 
 def test_a_missing_digit_raises_fid_far_above_resampling_noise(rng):
