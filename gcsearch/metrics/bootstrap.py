@@ -42,8 +42,8 @@ def intervals(
 ) -> dict[str, Interval]:
     """Interval of every score that has one: score -+ 1.96 standard deviations over resamples.
 
-    The percentiles of the resamples themselves would be wrong: a resample of N examples has about 0.63 N different ones,
-    so its FID is too high by about as much as FID(N) itself is; its spread is right.
+    The percentiles of the resamples themselves would be wrong: a resample of N examples has about 0.63 N different
+    ones, so its FID is too high by about as much as FID(N) itself is; its spread is right.
 
     Args:
         metrics: Metrics.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -149,9 +150,7 @@ class Evaluator:
         Shards are whole batches, so that every sample is computed in the same company, and with the same rounding, for
         any number of shards.
         """
-        num_batches = -(-self.num_samples // self.batch_size)
-        edges = [part * num_batches // num_shards * self.batch_size for part in range(num_shards)] + [self.num_samples]
-        return [(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if start < stop]
+        return whole_batches(self.num_samples, self.batch_size, num_shards)
 
     def merge(self, shards: Sequence[Shard]) -> Evaluation:
         """Evaluation of all samples, from shards in their order."""
@@ -219,6 +218,13 @@ class Draws:
             device=self.device,
             batch_size=self.batch_size,
         )
+
+
+def whole_batches(num: int, batch_size: int, num_parts: int) -> list[tuple[int, int]]:
+    """First and one past the last of `num` examples in each of at most `num_parts` parts of whole batches."""
+    num_batches = -(-num // batch_size)
+    edges = [part * num_batches // num_parts * batch_size for part in range(num_parts)] + [num]
+    return [(start, stop) for start, stop in pairwise(edges) if start < stop]
 
 
 def generate(

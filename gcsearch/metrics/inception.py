@@ -72,7 +72,7 @@ class InceptionExtractor(Extractor):
 
         def features(images: Tensor) -> Tensor:
             with _exact_convolutions(device):
-                return torch.cat([network(chunk)[0] for chunk in images.split(CHUNK)])
+                return torch.cat([network(chunk)[0] for chunk in torch.split(images, CHUNK)])
 
         return features
 
@@ -133,8 +133,8 @@ def _instructions() -> str:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     return (
-        f"Fetch {URL_INCEPTION_V3} ({FILE_BYTES:,} bytes, sha256 {SHA256}) and put it at {hub_path()}, or name its place "
-        f"with {VARIABLE}=PATH or `gcsearch evaluate --inception-weights PATH`."
+        f"Fetch {URL_INCEPTION_V3} ({FILE_BYTES:,} bytes, sha256 {SHA256}) and put it at {hub_path()}, or name its "
+        f"place with {VARIABLE}=PATH or `gcsearch evaluate --inception-weights PATH`."
     )
 
 

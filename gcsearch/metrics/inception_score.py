@@ -23,8 +23,8 @@ class InceptionScore(Metric):
 
     IS = exp(mean over x of KL(p(y | x) || mean over x of p(y | x)))
 
-    Between 1 and the number of classes: of Inception's 1,008, or of the ten of a small classifier, whose scores can only
-    be compared with each other.
+    Between 1 and the number of classes: of Inception's 1,008, or of the ten of a small classifier, whose scores can
+    only be compared with each other.
 
     Attributes:
         splits: Parts of the samples whose scores are averaged; papers use 10.
@@ -61,7 +61,7 @@ class InceptionScore(Metric):
         # KL against the mean is the difference of two entropies, which needs no pass per resample.
         negative_entropies = (probabilities * logits.log_softmax(dim=1)).sum(dim=1)
         num = len(logits)
-        order = torch.from_numpy(np.random.RandomState(SHUFFLE_SEED).permutation(num))  # noqa: NPY002 - as there
+        order = torch.from_numpy(np.random.RandomState(SHUFFLE_SEED).permutation(num))
         scores = []
         for split in range(self.splits):
             chosen = order[split * num // self.splits : (split + 1) * num // self.splits]

@@ -23,7 +23,7 @@ class KID(Metric):
     can be compared; this one uses every pair, adds no noise from a choice of subsets, and depends on no seed. It may be
     slightly negative near 0.
 
-    Source: Binkowski et al. 2018 (arXiv:1801.01401), Eq. 4, with all examples as the one subset.
+    Source: Binkowski et al. 2018 (arXiv:1801.01401), with all examples as the one subset.
     """
 
     lower_is_better: ClassVar[bool] = True

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gcsearch.errors import WorkerError
-from gcsearch.metrics.evaluate import Evaluation, Evaluator
+from gcsearch.metrics.evaluate import Evaluation, Evaluator, whole_batches
 from gcsearch.metrics.features import Extractor
 from gcsearch.metrics.reference import BATCH_SIZE, extract
 from gcsearch.science.preconditioning import ConsistencyFunction
@@ -44,10 +44,12 @@ def extract_in_processes(
     extractor: Extractor, examples: Tensor, device: torch.device | str, num_workers: int
 ) -> Tensor:
     """Features (N, d) of examples (N, *event), computed by several processes, in whole batches each."""
-    num_batches = -(-len(examples) // BATCH_SIZE)
-    edges = [part * num_batches // num_workers * BATCH_SIZE for part in range(num_workers)] + [len(examples)]
-    pieces = [examples[start:stop].clone() for start, stop in zip(edges, edges[1:], strict=False) if start < stop]
-    return torch.cat(run_tasks([partial(_extract, extractor, piece, device) for piece in pieces], num_workers))
+    # Copies, because a slice travels with all of the tensor that it was cut from.
+    tasks = [
+        partial(_extract, extractor, examples[start:stop].clone(), device)
+        for start, stop in whole_batches(len(examples), BATCH_SIZE, num_workers)
+    ]
+    return torch.cat(run_tasks(tasks, num_workers))
 
 
 def _extract(extractor: Extractor, examples: Tensor, device: torch.device | str) -> Tensor:
@@ -57,7 +59,7 @@ def _extract(extractor: Extractor, examples: Tensor, device: torch.device | str)
 def run_tasks(tasks: Sequence[Callable[[], Any]], num_workers: int) -> list[Any]:
     """Results of independent tasks, in order; in this process if there is one worker or one task.
 
-    Tasks and results travel as plain bytes: torch would put tensors into shared memory, of which containers have little.
+    Tasks and results travel as plain bytes: torch would put tensors into shared memory, which is scarce in containers.
     """
     if num_workers < 2 or len(tasks) < 2:
         return [task() for task in tasks]

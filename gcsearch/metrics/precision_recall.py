@@ -26,8 +26,8 @@ class PrecisionRecall(Metric):
     Attributes:
         neighbours: k. The paper uses 3 with 50,000 examples on either side.
 
-    Source: Kynkaanniemi et al. 2019 (arXiv:1904.06991), Eq. 2 and Algorithm 1, computed by torch-fidelity. The paper uses
-    VGG features; here they are the extractor's.
+    Source: Kynkaanniemi et al. 2019 (arXiv:1904.06991), computed by torch-fidelity. The paper uses VGG features; here
+    they are the extractor's.
     """
 
     lower_is_better: ClassVar[bool] = False

@@ -111,7 +111,8 @@ def test_every_metric_equals_torch_fidelity_on_the_same_images(rng):
     assert ours["fid"] > 0.1
     # They sum in float32; their one subset of 260 is all samples.
     assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
-    assert KID().compute(features, reference)["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
+    kid = KID().compute(features, reference)["kid"]
+    assert kid == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
     assert ours["is"] == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
     assert ours["precision"] == pytest.approx(theirs["precision"], abs=1e-7)
     assert ours["recall"] == pytest.approx(theirs["recall"], abs=1e-7)
