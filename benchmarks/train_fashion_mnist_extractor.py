@@ -1,11 +1,12 @@
-"""Train the classifier behind the extractor `fashion_mnist` and write gcsearch/metrics/weights/fashion_mnist.safetensors.
+"""Train the classifier behind the extractor `fashion_mnist` and write its weights to gcsearch/metrics/weights/.
 
     apt-get install dataset-fashion-mnist
     python benchmarks/train_fashion_mnist_extractor.py
 
 New weights mean a new extractor identity: scores of before and after cannot be compared.
 
-Recorded: RECORDED
+Recorded: train accuracy 0.9382 (60,000 images), test accuracy 0.9150 (10,000 images), 1006 s on half a core of a busy
+machine, 410 KiB. The settings were not searched for.
 """
 
 from __future__ import annotations
