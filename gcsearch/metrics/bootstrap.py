@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -40,7 +41,7 @@ def intervals(
     num_resamples: int,
     seed: int,
 ) -> dict[str, Interval]:
-    """Interval of every score that has one: score -+ 1.96 standard deviations over resamples.
+    """Interval of every finite score that has one: score -+ 1.96 standard deviations over resamples.
 
     The percentiles of the resamples themselves would be wrong: a resample of N examples has about 0.63 N different
     ones, so its FID is too high by about as much as FID(N) itself is; its spread is right.
@@ -65,7 +66,8 @@ def intervals(
     result = {}
     for key, parts in collected.items():
         half_width = NORMAL_QUANTILE * float(torch.cat(parts).std())
-        result[key] = Interval(low=scores[key] - half_width, high=scores[key] + half_width)
+        if math.isfinite(scores[key]) and math.isfinite(half_width):
+            result[key] = Interval(low=scores[key] - half_width, high=scores[key] + half_width)
     return result
 
 

@@ -67,6 +67,8 @@ def test_keys_without_resamples_and_features_that_are_not_finite_have_no_interva
     metrics = (KID(), PrecisionRecall())
     scores = {"kid": 1.0, "precision": 0.5, "recall": 0.5}
     assert list(intervals(metrics, scores, generated, reference, num_resamples=3, seed=0)) == ["kid"]
+    undefined = scores | {"kid": float("nan")}
+    assert intervals(metrics, undefined, generated, reference, num_resamples=3, seed=0) == {}
     generated[0, 0] = float("nan")
     assert intervals(metrics, scores, generated, reference, num_resamples=3, seed=0) == {}
     with pytest.raises(ValueError, match="at least 2"):
