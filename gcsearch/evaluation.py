@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,14 +110,20 @@ def evaluate(request: Request, on_stage: Callable[[str], None] = lambda _: None)
     if request.device == "cpu":
         torch.set_num_threads(1)
     is_export = (request.path / RECIPE).is_file() or (request.path / WEIGHTS).is_file()
+    if request.path.is_dir() and not is_export:
+        return _evaluate_images(request, on_stage)
+    return _evaluate_model(request, on_stage)
+
+
+@contextmanager
+def _mistakes_in(path: Path) -> Iterator[None]:
+    """What components refuse is the user's to change: one line that names the path."""
     try:
-        if request.path.is_dir() and not is_export:
-            return _evaluate_images(request, on_stage)
-        return _evaluate_model(request, on_stage)
+        yield
+    except ConfigError:
+        raise
     except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{request.path}: {error}.") from None
+        raise ConfigError(f"{path}: {error}.") from None
 
 
 def _check(request: Request) -> None:
@@ -141,18 +148,19 @@ def _evaluate_model(request: Request, on_stage: Callable[[str], None]) -> Report
     examples, scorer = _scorer(request, data, experiment, on_stage)
     function = model.function
     function.network.to(request.device)
-    evaluator = Evaluator(
-        metrics=scorer.metrics,
-        extractor=scorer.extractor,
-        sampler=evaluation.sampler if request.steps is None else steps_sampler(experiment, request.steps),
-        num_samples=evaluation.num_samples if request.num is None else request.num,
-        seed=evaluation.seed if request.seed is None else request.seed,
-        source=experiment.data.draw_source,
-        reference=scorer.reference,
-        reference_name=scorer.reference_name,
-        is_image=examples.is_image,
-        device=request.device,
-    )
+    with _mistakes_in(request.path):
+        evaluator = Evaluator(
+            metrics=scorer.metrics,
+            extractor=scorer.extractor,
+            sampler=evaluation.sampler if request.steps is None else steps_sampler(experiment, request.steps),
+            num_samples=evaluation.num_samples if request.num is None else request.num,
+            seed=evaluation.seed if request.seed is None else request.seed,
+            source=experiment.data.draw_source,
+            reference=scorer.reference,
+            reference_name=scorer.reference_name,
+            is_image=examples.is_image,
+            device=request.device,
+        )
     on_stage(f"samples: {evaluator.num_samples:,}, {evaluator.sampler.num_evaluations} network evaluation(s) each")
     result = evaluate_in_processes(evaluator, function, request.num_workers)
     return _report(
@@ -204,9 +212,10 @@ def _scorer(
     """The data and what scores against them. Everything that can be refused is refused before anything is loaded."""
     extractor = _extractor(request, data, experiment)
     metrics = _metrics(request, experiment)
-    extractor.accepts(data.event_shape)
-    for metric in metrics:
-        check_metric(metric, extractor)
+    with _mistakes_in(request.path):
+        extractor.accepts(data.event_shape)
+        for metric in metrics:
+            check_metric(metric, extractor)
     extractor.prepare()
     examples = data.load()
     on_stage(f"reference: {len(examples):,} examples of '{data.name}' (kept for the next time)")
@@ -218,7 +227,8 @@ def _scorer(
         default_cache_dir(),
         extract_all=partial(extract_in_processes, extractor, device=request.device, num_workers=request.num_workers),
     )
-    scorer = Scorer(metrics=metrics, extractor=extractor, reference=reference, reference_name=data.name)
+    with _mistakes_in(request.path):
+        scorer = Scorer(metrics=metrics, extractor=extractor, reference=reference, reference_name=data.name)
     return examples, scorer
 
 

@@ -38,6 +38,11 @@ class Scorer:
             raise ValueError(f"reference_name must not contain '{SEPARATOR}', got '{self.reference_name}'")
         for metric in self.metrics:
             check_metric(metric, self.extractor)
+            if self.reference.count < metric.min_samples:
+                raise ValueError(
+                    f"metric '{metric.name}': there must be at least {metric.min_samples} real examples, "
+                    f"got {self.reference.count}"
+                )
 
     @property
     def min_samples(self) -> int:

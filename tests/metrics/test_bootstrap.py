@@ -28,7 +28,8 @@ def test_resampled_fid_is_the_fid_of_the_chosen_examples(rng):
     assert {key: value[0].item() for key, value in values.items()} == pytest.approx(once, rel=1e-9)
     rows = torch.arange(10).repeat_interleave(counts[1].long())
     full, even, odd = (
-        FID().compute(generated[chosen], reference)["fid"] for chosen in (rows, rows[rows % 2 == 0], rows[rows % 2 == 1])
+        FID().compute(generated[chosen], reference)["fid"]
+        for chosen in (rows, rows[rows % 2 == 0], rows[rows % 2 == 1])
     )
     assert values["fid"][1].item() == pytest.approx(full, rel=1e-9)
     # The halves have few different examples, so that eigenvalues near 0 carry rounding.

@@ -86,5 +86,5 @@ def test_an_empty_folder_and_too_few_images_are_refused(folder, tmp_path):
     with pytest.raises(DataError, match="at least --num = 13 images, got 12"):
         read_images(path, (1, 5, 7), 13)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="must be an export .* or hold PNG or JPEG images"):
+    with pytest.raises(DataError, match=r"must be an export .* or hold PNG or JPEG images"):
         read_images(tmp_path / "empty", (1, 5, 7))

@@ -85,7 +85,7 @@ def test_too_few_samples_and_meaningless_settings_are_refused(reference):
 
 def test_an_extractor_without_classes_is_refused_with_its_name():
     check_metric(InceptionScore(), DigitsExtractor())
-    with pytest.raises(ValueError, match="metric 'is'.*classifier, got 'coordinates'"):
+    with pytest.raises(ValueError, match=r"metric 'is'.*classifier, got 'coordinates'"):
         check_metric(InceptionScore(), CoordinatesExtractor())
     with pytest.raises(ValueError, match="unknown origin"):
         ReferenceFeatures.of(torch.randn(10, 2), "0").classify(torch.zeros(4, 2))

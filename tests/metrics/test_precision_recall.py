@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import gcsearch.metrics.precision_recall as module
+from gcsearch.metrics.features import CoordinatesExtractor
 from gcsearch.metrics.precision_recall import PrecisionRecall
 from gcsearch.metrics.reference import ReferenceFeatures
+from gcsearch.metrics.scoring import Scorer
 
 
 def reference_of(features):
@@ -63,8 +65,10 @@ def test_too_few_examples_on_either_side_and_meaningless_settings_are_refused(rn
     metric = PrecisionRecall(neighbours=5)
     with pytest.raises(ValueError, match="at least 6 samples, got 5"):
         metric.compute(few, reference_of(many))
+    settings = {"metrics": [metric], "extractor": CoordinatesExtractor(), "reference_name": "points"}
+    assert Scorer(reference=reference_of(many), **settings).min_samples == 6
     with pytest.raises(ValueError, match="at least 6 real examples, got 5"):
-        metric.compute(many, reference_of(few))
+        Scorer(reference=reference_of(few), **settings)
     with pytest.raises(ValueError, match="neighbours"):
         PrecisionRecall(neighbours=0)
 
