@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -12,12 +15,15 @@ from torch.utils.data import Dataset
 
 from gcsearch.data.digits import load_labelled
 from gcsearch.metrics.classifiers import load_classifier, register_with_torch_fidelity, weights_path
-from gcsearch.metrics.features import CoordinatesExtractor, DigitsExtractor, extractors
+from gcsearch.metrics.features import CoordinatesExtractor, DigitsExtractor, FashionMNISTExtractor, extractors
 from gcsearch.metrics.fid import FID
 from gcsearch.metrics.inception_score import InceptionScore
 from gcsearch.metrics.kid import KID
 from gcsearch.metrics.precision_recall import PrecisionRecall
 from gcsearch.metrics.reference import ReferenceFeatures, extract
+
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 class Images(Dataset):
@@ -45,6 +51,48 @@ def test_shipped_classifier_tells_digits_apart():
     assert accuracy > 0.99
     with safetensors.safe_open(weights_path("digits"), framework="pt") as file:
         assert float(file.metadata()["test_accuracy"]) >= 0.99
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
+def test_shipped_weights_say_how_good_they_are_and_are_small(name):
+    with safetensors.safe_open(weights_path(name), framework="pt") as file:
+        assert float(file.metadata()["test_accuracy"]) > 0.9
+    assert weights_path(name).stat().st_size < 1_000_000
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs the package dataset-fashion-mnist")
+def test_shipped_classifier_tells_clothes_apart():
+    images = np.frombuffer(gzip.decompress((FASHION / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((FASHION / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    images = torch.from_numpy(images[: 1000 * 784].copy()).view(1000, 1, 28, 28)
+    extractor = FashionMNISTExtractor()
+    features = extract(extractor.load(), images)
+    correct = extractor.classify(features).argmax(dim=1) == torch.from_numpy(labels[:1000].copy())
+    assert correct.double().mean() > 0.9
+    assert features.var(dim=0).mean() == pytest.approx(1, abs=0.1)
+
+
+def test_fashion_images_with_their_border_have_the_features_of_those_without(rng):
+    small = torch.randint(0, 256, (5, 1, 28, 28), generator=rng, dtype=torch.uint8)
+    large = torch.zeros(5, 1, 32, 32, dtype=torch.uint8)
+    large[..., 2:30, 2:30] = small
+    extractor, function = FashionMNISTExtractor(), FashionMNISTExtractor().load()
+    for images in (small, large):
+        extractor.accepts(tuple(images.shape[1:]))
+    torch.testing.assert_close(function(small), function(large), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"\[1, 28, 28\] or \[1, 32, 32\], got \[3, 32, 32\]"):
+        extractor.accepts((3, 32, 32))
+
+
+def test_logits_come_from_the_features_and_an_extractor_without_classes_has_none():
+    images, _ = load_labelled()
+    features = extract(DigitsExtractor().load(), images[:50])
+    with torch.no_grad():
+        expected = load_classifier("digits")(images[:50])
+    torch.testing.assert_close(DigitsExtractor().classify(features), expected)
+    assert not DigitsExtractor().classify(features).requires_grad
+    with pytest.raises(NotImplementedError, match="coordinates"):
+        CoordinatesExtractor().classify(torch.zeros(4, 2))
 
 
 def test_features_have_about_unit_variance():
@@ -77,7 +125,8 @@ def test_coordinates_are_the_points_themselves(rng):
 
 
 def test_identities_differ_and_name_the_extractor():
-    identities = {name: extractors[name]().identity for name in extractors}
+    names = [name for name in extractors if name != "inception"]  # whose weights are not shipped
+    identities = {name: extractors[name]().identity for name in names}
     assert all(identity.startswith(name) for name, identity in identities.items())
     assert len(set(identities.values())) == len(identities)
 
