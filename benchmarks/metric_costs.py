@@ -4,7 +4,17 @@
     python benchmarks/metric_costs.py --inception-size    # random features of Inception's size: 2,000 x 2,048
 
 Recorded (CPU seconds, best of three, one thread of an AMD EPYC, torch 2.15):
-RECORDED
+
+                                                digits   Inception's size
+    kid, all pairs                               0.088              1.190
+      torch-fidelity, 10 subsets                 0.211              1.171
+      torch-fidelity, 100 subsets                2.098             11.700
+    fid and fid_debiased (3 distances)           0.003              5.775
+      torch-fidelity, 1 distance                 0.001              3.950
+    precision_recall                             0.205              3.356
+    bootstrap of fid, 200 / 2 resamples          0.425             11.209
+    bootstrap of kid, 200 / 2 resamples          0.357              1.122
+    bootstrap of is, 200 resamples               0.048
 """
 
 from __future__ import annotations

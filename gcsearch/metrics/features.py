@@ -68,7 +68,11 @@ class ClassifierExtractor(Extractor, ABC):
     """Embedding (64 numbers) of a small grey-image classifier whose weights are part of the package."""
 
     has_classes = True
-    shapes: ClassVar[tuple[tuple[int, ...], ...]]
+
+    @property
+    @abstractmethod
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the images that it takes."""
 
     @property
     def identity(self) -> str:
@@ -96,7 +100,9 @@ class ClassifierExtractor(Extractor, ABC):
 class DigitsExtractor(ClassifierExtractor):
     """Embedding of a small classifier of the 8 x 8 digits."""
 
-    shapes = ((1, 8, 8),)
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((1, 8, 8),)
 
 
 @extractors.register("fashion_mnist")
@@ -104,7 +110,9 @@ class DigitsExtractor(ClassifierExtractor):
 class FashionMNISTExtractor(ClassifierExtractor):
     """Embedding of a small classifier of Fashion-MNIST, at 28 x 28 or with the black border that makes it 32 x 32."""
 
-    shapes = ((1, 28, 28), (1, 32, 32))
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((1, 28, 28), (1, 32, 32))
 
 
 @extractors.register("coordinates")

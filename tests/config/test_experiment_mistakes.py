@@ -97,8 +97,8 @@ MISTAKES = {
         "FILE:6: evaluation.metrics.1: unknown metric 'fidd'. Did you mean 'fid'?",
     ),
     "metric's field": (
-        "evaluation:\n  metrics:\n  - fid\n  - {name: kid, subset_size: 1}",
-        "FILE:6: evaluation.metrics.1.subset_size must be at least 2, got 1.",
+        "evaluation:\n  metrics:\n  - fid\n  - {name: is, splits: 0}",
+        "FILE:6: evaluation.metrics.1.splits must be at least 1, got 0.",
     ),
     "no metric": (
         "evaluation: {metrics: []}",

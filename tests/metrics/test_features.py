@@ -22,7 +22,6 @@ from gcsearch.metrics.kid import KID
 from gcsearch.metrics.precision_recall import PrecisionRecall
 from gcsearch.metrics.reference import ReferenceFeatures, extract
 
-
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
