@@ -198,7 +198,7 @@ def test_table_names_features_and_identity(checkpoint):
     assert code == 0
     assert "95 % interval" in text
     assert "fid_debiased" in text
-    assert "num_samples=600 | sampler=one_step | quantisation=clip_round_uint8" in text
+    assert "  num_samples: 600\n  sampler: one_step\n  quantisation: clip_round_uint8\n" in text
     assert "samples: 600" in errors
     assert "precision" not in text
 

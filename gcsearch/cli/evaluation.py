@@ -12,6 +12,7 @@ from rich.table import Table
 from gcsearch.cli.console import print_json, progress, results
 from gcsearch.errors import ConfigError
 from gcsearch.evaluation import Report, Request, evaluate
+from gcsearch.metrics.identity import SEPARATOR
 
 
 def evaluate_command(
@@ -55,8 +56,9 @@ def evaluate_command(
     else:
         results.print(score_table(report))
         # All scores share everything but the metric.
-        identity = next(iter(report.identities.values())).partition(" | ")[2]
-        results.print(f"Compare only with scores of the same identity:\n  {identity}", markup=False)
+        shared = next(iter(report.identities.values())).split(SEPARATOR)[1:]
+        lines = "\n".join(f"  {part.replace('=', ': ', 1)}" for part in shared)
+        results.print(f"Compare only with scores of the same identity:\n{lines}", markup=False)
     if report.collapsed:
         progress.print("All samples are (nearly) the same: the network has collapsed.", style="yellow")
     if any(not math.isfinite(value) for value in report.scores.values()):
