@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gcsearch.data.digits import load_labelled
-from gcsearch.metrics.digits_extractor import WEIGHTS, DigitsClassifier
+from gcsearch.metrics.classifiers import DigitsClassifier, weights_path
 
 SEED = 0
 TEST_SHARE = 0.25
@@ -34,7 +34,7 @@ DROPOUT = 0.5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=WEIGHTS)
+    parser.add_argument("--output", type=Path, default=weights_path("digits"))
     output = parser.parse_args().output
 
     torch.set_num_threads(1)  # the order of float sums, and with it the weights, depends on the thread count

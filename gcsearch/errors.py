@@ -57,6 +57,12 @@ class TrackingError(GCSearchError):
     """The tracking server or store cannot be used as asked."""
 
 
+class WorkerError(GCSearchError):
+    """A process that shared the work of a command ended before its part was done."""
+
+    exit_code = 1
+
+
 class TrialDiverged(GCSearchError):  # noqa: N818 - an outcome of a trial, not a fault of the program
     """Training produced a non-finite loss or gradient, or collapsed to a constant output."""
 

@@ -50,9 +50,8 @@ class LoadedModel:
     def sample(self, num: int, *, seed: int, sampler: Sampler) -> torch.Tensor:
         """The first `num` samples of the common latents of `seed`: uint8 images, or float32 points."""
         data = self.experiment.data
-        return generate(
-            self.function, sampler, num, seed=seed, source=data.draw_source, is_image=len(data.event_shape) == 3
-        )
+        is_image = len(data.event_shape) == 3
+        return generate(self.function, sampler, 0, num, seed=seed, source=data.draw_source, is_image=is_image)[0]
 
 
 def load_model(path: Path) -> LoadedModel:

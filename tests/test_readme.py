@@ -15,8 +15,9 @@ from gcsearch.tuning.spec import load_study
 ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
-    "docs/experiments.md",
     "docs/data.md",
+    "docs/evaluation.md",
+    "docs/experiments.md",
     "docs/import.md",
     "docs/own_components.md",
     "docs/studies.md",

@@ -178,6 +178,66 @@ def sample(
 
 
 @app.command()
+def evaluate(
+    path: Annotated[
+        Path, typer.Argument(metavar="EXPORT|CHECKPOINT|FOLDER", help="Export, .pt file, or folder of images.")
+    ],
+    data: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it
+        typer.Option("--data", help="Data set to compare with; a model knows its own, a folder of images does not."),
+    ] = None,
+    metrics: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it
+        typer.Option("--metrics", help="With commas: fid,kid,is,precision_recall. Default: the experiment's."),
+    ] = None,
+    num: Annotated[
+        Optional[int],  # noqa: UP045 - typer reads it
+        typer.Option("--num", min=1, help="Samples. Default: the experiment's; all images of a folder."),
+    ] = None,
+    steps: Annotated[
+        Optional[int],  # noqa: UP045 - typer reads it
+        typer.Option("--steps", min=1, help="Network evaluations per sample. Default: the experiment's sampler."),
+    ] = None,
+    extractor: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it
+        typer.Option("--extractor", help="Feature extractor. Default: the experiment's, or the data set's own."),
+    ] = None,
+    inception_weights: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it
+        typer.Option("--inception-weights", help="File of Inception's weights. Default: $GCSEARCH_INCEPTION."),
+    ] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples for the intervals; 0 for none.")] = 200,
+    seed: Annotated[Optional[int], typer.Option("--seed", min=0, help="Seed. Default: the evaluation's.")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option("--workers", help="Processes; the result does not depend on it.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    json: Json = False,
+) -> None:
+    """Score a model, or a folder of anybody's images: FID, KID, inception score, precision and recall.
+
+    A checkpoint gets the number that its training recorded; `--num 50000` is what papers report.
+
+    Example: `gcsearch evaluate exports/mu_schedule --metrics fid,kid,is,precision_recall --num 10000`
+    """
+    from gcsearch.cli.evaluation import evaluate_command
+
+    code = evaluate_command(
+        path,
+        data=data,
+        metrics=metrics,
+        num=num,
+        steps=steps,
+        extractor=extractor,
+        inception_weights=inception_weights,
+        num_resamples=bootstrap,
+        seed=seed,
+        num_workers=workers,
+        device=device,
+        as_json=json,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
 def sync(
     study: Annotated[str, typer.Argument(help="Name or folder of a study.")],
     tracking: Tracking = None,

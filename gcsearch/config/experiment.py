@@ -18,6 +18,7 @@ from gcsearch.errors import ConfigError, FieldError, suggestion
 from gcsearch.metrics import Extractor, Metric, ModelMetric, SampleMetric, extractors
 from gcsearch.metrics.fid import FID
 from gcsearch.metrics.kid import KID
+from gcsearch.metrics.scoring import check_metric
 from gcsearch.registry import spec
 from gcsearch.science.couplings import Coupling, Generator
 from gcsearch.science.distances import Distance, PseudoHuber
@@ -103,6 +104,12 @@ class Evaluation:
         keys = [f"{metric.section}/{key}" for metric in self.metrics for key in metric.keys]
         if len(set(keys)) < len(keys):
             raise ValueError(f"metrics must have different keys, got {keys}")
+        for metric in self.scores:
+            if self.num_samples < metric.min_samples:
+                raise ValueError(
+                    f"num_samples must be at least {metric.min_samples} for the metric '{metric.name}', "
+                    f"got {self.num_samples}"
+                )
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
         if self.extractor not in ("auto", *extractors):
@@ -162,6 +169,11 @@ class Experiment:
                 check(shape)
             except ValueError as error:
                 raise FieldError(section, f"does not fit the data '{self.data.name}': {error}") from None
+        for metric in self.evaluation.scores:
+            try:
+                check_metric(metric, self.extractor)
+            except ValueError as error:
+                raise FieldError("evaluation.metrics", f"does not fit the extractor: {error}") from None
         if self.evaluation.every_images > self.training.num_images:
             raise FieldError(
                 "evaluation.every_images",
@@ -193,6 +205,15 @@ class Experiment:
         name = self.evaluation.extractor
         extractor: Extractor = build("extractor", self.data.default_extractor if name == "auto" else name)
         return extractor
+
+    def prepare(self) -> None:
+        """Fetch what the recipe needs beyond its fields and data; called before a training or study begins.
+
+        Raises:
+            WeightsError: Published weights that it needs cannot be had.
+        """
+        self.distance.prepare()
+        self.extractor.prepare()
 
     @property
     def recipe(self) -> Recipe:

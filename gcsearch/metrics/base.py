@@ -41,14 +41,21 @@ class SampleMetric(Metric, ABC):
     """A distance between generated examples and the data, seen through a feature extractor: a score.
 
     Recorded as ``eval/<key>`` for the averaged weights and ``eval/<key>_online`` for the current ones, each with its
-    score identity. The first of `keys` is the metric's own name.
+    score identity. The first of `keys` is the main one.
 
     Attributes:
         lower_is_better: Direction of all its keys.
+        needs_classes: Whether the extractor must be a classifier (`Extractor.has_classes`).
     """
 
     section = "eval"
     lower_is_better: ClassVar[bool]
+    needs_classes: ClassVar[bool] = False
+
+    @property
+    def min_samples(self) -> int:
+        """Fewest generated, and fewest real, examples that the metric is defined for."""
+        return 4
 
     @abstractmethod
     def compute(self, generated: Tensor, reference: ReferenceFeatures) -> dict[str, float]:
@@ -57,6 +64,31 @@ class SampleMetric(Metric, ABC):
         Non-finite features give NaN under every key, never an exception: the trainer turns a non-finite metric into
         a diverged trial.
         """
+
+    def resampled(self, generated: Tensor, reference: ReferenceFeatures, counts: Tensor) -> dict[str, Tensor]:
+        """Values under `keys` for resamples of the generated examples, shape (B,) each; the bootstrap's raw material.
+
+        Args:
+            generated: Finite features, (N, d).
+            reference: Features of the data, which are not resampled.
+            counts: How often each example is in each resample, float64, (B, N).
+
+        Returns:
+            A key that is left out has no interval: resampling with replacement would say nothing about it.
+        """
+        del generated, reference, counts
+        return {}
+
+    def check_count(self, generated: Tensor) -> None:
+        """Nothing, if there are enough generated examples.
+
+        Raises:
+            ValueError: There are too few.
+        """
+        if len(generated) < self.min_samples:
+            raise ValueError(
+                f"metric '{self.name}': there must be at least {self.min_samples} samples, got {len(generated)}"
+            )
 
     def undefined(self) -> dict[str, float]:
         """NaN under every key: the result for features that are not finite."""

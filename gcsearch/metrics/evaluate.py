@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from gcsearch.metrics.base import SampleMetric
 from gcsearch.metrics.features import Extractor
-from gcsearch.metrics.identity import SEPARATOR, ScoreIdentity, describe
+from gcsearch.metrics.identity import describe
 from gcsearch.metrics.reference import ReferenceFeatures, extract
+from gcsearch.metrics.scoring import Scorer
 from gcsearch.science.images import to_bytes
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import NoiseSource, evaluation_latents
@@ -33,13 +35,30 @@ class Evaluation:
 
     Attributes:
         samples: Generated examples on the CPU: uint8 images, or float32 points.
+        features: Their features, (N, d).
         scores: Value under every key of every metric; NaN where the network's output was not finite.
         collapsed: Whether all samples are (nearly) the same.
     """
 
     samples: Tensor
+    features: Tensor
     scores: dict[str, float]
     collapsed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Some of the samples of an evaluation, all on the CPU.
+
+    Attributes:
+        samples: uint8 images, or float32 points.
+        features: Their features, (N, d).
+        is_finite: Whether the network's output was finite; bytes cannot say NaN.
+    """
+
+    samples: Tensor
+    features: Tensor
+    is_finite: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,43 +95,46 @@ class Evaluator:
     batch_size: int = 500
 
     def __post_init__(self) -> None:
-        keys = [key for metric in self.metrics for key in metric.keys]
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"metrics must have different keys, got {keys}")
-        if self.num_samples < 4:
-            raise ValueError(f"num_samples must be at least 4, got {self.num_samples}")
+        if self.num_samples < self.scorer.min_samples:
+            raise ValueError(f"num_samples must be at least {self.scorer.min_samples}, got {self.num_samples}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if SEPARATOR in self.reference_name:
-            raise ValueError(f"reference_name must not contain '{SEPARATOR}', got '{self.reference_name}'")
 
     @cached_property
-    def _features(self) -> Callable[[Tensor], Tensor]:
-        return self.extractor.load(self.device)
+    def scorer(self) -> Scorer:
+        """The half that needs no network."""
+        return Scorer(
+            metrics=self.metrics,
+            extractor=self.extractor,
+            reference=self.reference,
+            reference_name=self.reference_name,
+        )
+
+    @cached_property
+    def draws(self) -> Draws:
+        """The half that needs no reference."""
+        return Draws(
+            extractor=self.extractor,
+            sampler=self.sampler,
+            seed=self.seed,
+            source=self.source,
+            is_image=self.is_image,
+            device=self.device,
+            batch_size=self.batch_size,
+        )
 
     @property
     def identities(self) -> dict[str, str]:
         """Canonical score identity of every key."""
-        identities = {}
-        data = f"{self.reference_name}@{self.reference.examples_sha256[:12]} x{self.reference.count}"
-        for metric in self.metrics:
-            settings = describe(metric).removeprefix(metric.name)
-            for key in metric.keys:
-                identities[key] = str(
-                    ScoreIdentity(
-                        metric=key + settings,
-                        extractor=self.extractor.identity,
-                        reference=data,
-                        num_samples=self.num_samples,
-                        sampler=describe(self.sampler),
-                        quantisation="clip_round_uint8" if self.is_image else "none",
-                    )
-                )
-        return identities
+        return self.scorer.identities(
+            num_samples=self.num_samples,
+            sampler=describe(self.sampler),
+            quantisation="clip_round_uint8" if self.is_image else "none",
+        )
 
     def generate(self, function: ConsistencyFunction, num: int | None = None) -> Tensor:
         """First `num` samples (default: as many as are scored) on the CPU: uint8 images, or float32 points."""
-        return torch.cat([samples for samples, _ in self._batches(function, self.num_samples if num is None else num)])
+        return self.draws.samples(function, 0, self.num_samples if num is None else num)[0]
 
     def scores(self, function: ConsistencyFunction) -> dict[str, float]:
         """Value under every key of every metric."""
@@ -120,19 +142,31 @@ class Evaluator:
 
     def evaluate(self, function: ConsistencyFunction) -> Evaluation:
         """Samples and scores in one pass."""
-        batches = list(self._batches(function, self.num_samples))
-        samples = torch.cat([batch for batch, _ in batches])
-        # Bytes cannot say NaN, so images that are not finite are caught before they become bytes.
-        is_finite = all(bool(flag) for _, flag in batches)
-        scores = self.score(samples) if is_finite else self._undefined()
-        return Evaluation(samples=samples, scores=scores, collapsed=self.collapsed(samples))
+        return self.merge([self.draws.shard(function, 0, self.num_samples)])
+
+    def bounds(self, num_shards: int) -> list[tuple[int, int]]:
+        """First and one past the last sample of each of at most `num_shards` shards.
+
+        Shards are whole batches, so that every sample is computed in the same company, and with the same rounding, for
+        any number of shards.
+        """
+        return whole_batches(self.num_samples, self.batch_size, num_shards)
+
+    def merge(self, shards: Sequence[Shard]) -> Evaluation:
+        """Evaluation of all samples, from shards in their order."""
+        samples = torch.cat([shard.samples for shard in shards])
+        features = torch.cat([shard.features for shard in shards])
+        is_finite = all(shard.is_finite for shard in shards)
+        return Evaluation(
+            samples=samples,
+            features=features,
+            scores=self.scorer.scores(features) if is_finite else self.scorer.undefined(),
+            collapsed=self.collapsed(samples),
+        )
 
     def score(self, samples: Tensor) -> dict[str, float]:
-        """Scores of examples that already exist, e.g. a folder of images."""
-        features = extract(self._features, samples, self.device)
-        return {
-            key: value for metric in self.metrics for key, value in metric.compute(features, self.reference).items()
-        }
+        """Scores of examples that already exist."""
+        return self.scorer.scores(extract(self.draws.features, samples, self.device))
 
     def collapsed(self, samples: Tensor) -> bool:
         """Whether all samples are nearly the same; training treats it as divergence.
@@ -145,11 +179,39 @@ class Evaluator:
         threshold = COLLAPSE_BYTES if self.is_image else COLLAPSE_SHARE * data_spread
         return not bool(spread > threshold)  # so that NaN counts as collapsed
 
-    def _batches(self, function: ConsistencyFunction, num: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return _sample_batches(
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draws:
+    """Samples of a consistency function from common latents, and their features; what a worker process needs.
+
+    Attributes: those of `Evaluator`.
+    """
+
+    extractor: Extractor
+    sampler: Sampler
+    seed: int
+    source: NoiseSource
+    is_image: bool
+    device: torch.device | str
+    batch_size: int
+
+    @cached_property
+    def features(self) -> Callable[[Tensor], Tensor]:
+        """The loaded extractor."""
+        return self.extractor.load(self.device)
+
+    def shard(self, function: ConsistencyFunction, start: int, stop: int) -> Shard:
+        """Samples number `start` to `stop` - 1 and their features."""
+        samples, is_finite = self.samples(function, start, stop)
+        return Shard(samples=samples, features=extract(self.features, samples, self.device), is_finite=is_finite)
+
+    def samples(self, function: ConsistencyFunction, start: int, stop: int) -> tuple[Tensor, bool]:
+        """Samples number `start` to `stop` - 1 on the CPU, and whether the network's output was finite."""
+        return generate(
             function,
             self.sampler,
-            num,
+            start,
+            stop,
             seed=self.seed,
             source=self.source,
             is_image=self.is_image,
@@ -157,44 +219,38 @@ class Evaluator:
             batch_size=self.batch_size,
         )
 
-    def _undefined(self) -> dict[str, float]:
-        return {key: value for metric in self.metrics for key, value in metric.undefined().items()}
+
+def whole_batches(num: int, batch_size: int, num_parts: int) -> list[tuple[int, int]]:
+    """First and one past the last of `num` examples in each of at most `num_parts` parts of whole batches."""
+    num_batches = -(-num // batch_size)
+    edges = [part * num_batches // num_parts * batch_size for part in range(num_parts)] + [num]
+    return [(start, stop) for start, stop in pairwise(edges) if start < stop]
 
 
 def generate(
     function: ConsistencyFunction,
     sampler: Sampler,
-    num: int,
+    start: int,
+    stop: int,
     *,
     seed: int,
     source: NoiseSource,
     is_image: bool,
     device: torch.device | str = "cpu",
     batch_size: int = 500,
-) -> Tensor:
-    """First `num` samples of the common latents of `seed`, on the CPU: uint8 images, or float32 points."""
-    batches = _sample_batches(
-        function, sampler, num, seed=seed, source=source, is_image=is_image, device=device, batch_size=batch_size
-    )
-    return torch.cat([samples for samples, _ in batches])
+) -> tuple[Tensor, bool]:
+    """Samples number `start` to `stop` - 1 of the common latents of `seed`.
 
-
-def _sample_batches(
-    function: ConsistencyFunction,
-    sampler: Sampler,
-    num: int,
-    *,
-    seed: int,
-    source: NoiseSource,
-    is_image: bool,
-    device: torch.device | str,
-    batch_size: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of samples on the CPU, and whether the network's output was finite."""
-    for start in range(0, num, batch_size):
-        stop = min(start + batch_size, num)
-        latents = partial(evaluation_latents, seed, start, stop, source)
+    Returns:
+        The samples on the CPU (uint8 images, or float32 points), and whether the network's output was finite.
+    """
+    batches, is_finite = [], True
+    for first in range(start, stop, batch_size):
+        latents = partial(evaluation_latents, seed, first, min(first + batch_size, stop), source)
         # Not inference mode: a tensor that a network caches there could not take part in training later.
         with torch.no_grad():
             output = sampler(function, lambda stage, latents=latents: latents(stage).to(device))  # type: ignore[misc]
-        yield (to_bytes(output) if is_image else output.float()).cpu(), output.isfinite().all()
+        # Bytes cannot say NaN, so images that are not finite are caught before they become bytes.
+        is_finite = is_finite and bool(output.isfinite().all())
+        batches.append((to_bytes(output) if is_image else output.float()).cpu())
+    return torch.cat(batches), is_finite

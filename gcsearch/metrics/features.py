@@ -8,16 +8,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gcsearch.metrics.digits_extractor import load_classifier, weights_hash
+from gcsearch.metrics.classifiers import load_classifier, weights_hash
 from gcsearch.registry import Component, Registry
 
 
 class Extractor(Component, ABC):
-    """A map from examples to features."""
+    """A map from examples to features.
+
+    Attributes:
+        has_classes: Whether the features come from a classifier, so that `classify` works.
+    """
+
+    has_classes: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -32,6 +39,13 @@ class Extractor(Component, ABC):
             ValueError: They cannot; the message says which can.
         """
 
+    def prepare(self) -> None:
+        """Nothing, once all that the extractor needs is on this machine; may download it.
+
+        Raises:
+            WeightsError: It cannot be had; the message says what to put where.
+        """
+
     @abstractmethod
     def load(self, device: torch.device | str = "cpu") -> Callable[[Tensor], Tensor]:
         """Function from a batch on `device` (uint8 images NCHW, or float points) to float32 features (B, d).
@@ -39,29 +53,66 @@ class Extractor(Component, ABC):
         A feature depends on its own example only, not on the batch it comes in.
         """
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, classes) of features (N, d) on the CPU, from the classifier's last layer.
+
+        Only where `has_classes`: features are kept, and logits follow from them without a second pass.
+        """
+        raise NotImplementedError(f"extractor '{self.name}' has no classes")
+
 
 extractors: Registry[Extractor] = Registry("extractor")
 
 
-@extractors.register("digits")
-@dataclass(frozen=True, kw_only=True)
-class DigitsExtractor(Extractor):
-    """Embedding (64 numbers) of a small classifier of the 8 x 8 digits; the weights are part of the package."""
+class ClassifierExtractor(Extractor, ABC):
+    """Embedding (64 numbers) of a small grey-image classifier whose weights are part of the package."""
+
+    has_classes = True
+
+    @property
+    @abstractmethod
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the images that it takes."""
 
     @property
     def identity(self) -> str:
-        return f"digits@{weights_hash()}"
+        return f"{self.name}@{weights_hash(self.name)}"
 
     def accepts(self, event_shape: tuple[int, ...]) -> None:
-        if tuple(event_shape) != (1, 8, 8):
+        if tuple(event_shape) not in self.shapes:
+            shapes = " or ".join(str(list(shape)) for shape in self.shapes)
             raise ValueError(
-                f"extractor 'digits': examples must be grey images of shape [1, 8, 8], got {list(event_shape)}. "
+                f"extractor '{self.name}': examples must be grey images of shape {shapes}, got {list(event_shape)}. "
                 "Set evaluation.extractor to 'auto' or to one made for this data"
             )
 
     def load(self, device: torch.device | str = "cpu") -> Callable[[Tensor], Tensor]:
-        classifier = load_classifier(device)
+        classifier = load_classifier(self.name, device)
         return lambda images: classifier.embed(images).float()
+
+    def classify(self, features: Tensor) -> Tensor:
+        with torch.no_grad():
+            return load_classifier(self.name).classify(features)
+
+
+@extractors.register("digits")
+@dataclass(frozen=True, kw_only=True)
+class DigitsExtractor(ClassifierExtractor):
+    """Embedding of a small classifier of the 8 x 8 digits."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((1, 8, 8),)
+
+
+@extractors.register("fashion_mnist")
+@dataclass(frozen=True, kw_only=True)
+class FashionMNISTExtractor(ClassifierExtractor):
+    """Embedding of a small classifier of Fashion-MNIST, at 28 x 28 or with the black border that makes it 32 x 32."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((1, 28, 28), (1, 32, 32))
 
 
 @extractors.register("coordinates")

@@ -33,13 +33,33 @@ class FID(SampleMetric):
         return "fid", "fid_debiased"
 
     def compute(self, generated: Tensor, reference: ReferenceFeatures) -> dict[str, float]:
-        if len(generated) < 4:
-            raise ValueError(f"metric 'fid': there must be at least 4 samples, got {len(generated)}")
+        self.check_count(generated)
         if not generated.isfinite().all():
             return self.undefined()
         full = _distance_to(reference, generated)
         halves = (_distance_to(reference, generated[0::2]) + _distance_to(reference, generated[1::2])) / 2
         return {"fid": full, "fid_debiased": 2 * full - halves}
+
+    def resampled(self, generated: Tensor, reference: ReferenceFeatures, counts: Tensor) -> dict[str, Tensor]:
+        # Sums and products about one centre give the moments of a half, and added up those of the whole.
+        centre = generated.double().mean(dim=0)
+        halves = [generated[half::2].double() - centre for half in (0, 1)]
+        values: dict[str, list[float]] = {"fid": [], "fid_debiased": []}
+        for row in counts:
+            weights = [row[half::2, None] for half in (0, 1)]
+            numbers = [weight.sum() for weight in weights]
+            sums = [(weight * part).sum(dim=0) for weight, part in zip(weights, halves, strict=True)]
+            products = [part.T @ (weight * part) for weight, part in zip(weights, halves, strict=True)]
+            first, second, full = (
+                _distance_of_sums(reference, centre, *moments)
+                for moments in (
+                    *zip(numbers, sums, products, strict=True),
+                    (sum(numbers), sum(sums), sum(products)),
+                )
+            )
+            values["fid"].append(full)
+            values["fid_debiased"].append(2 * full - (first + second) / 2)
+        return {key: torch.tensor(numbers, dtype=torch.float64) for key, numbers in values.items()}
 
 
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
@@ -65,6 +85,17 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 def _distance_to(reference: ReferenceFeatures, generated: Tensor) -> float:
     mean, covariance = gaussian_fit(generated)
     return _distance(mean, covariance, reference.mean, reference.covariance, reference.root)
+
+
+def _distance_of_sums(
+    reference: ReferenceFeatures, centre: Tensor, number: Tensor, total: Tensor, products: Tensor
+) -> float:
+    """Distance from number, sum (d,) and sum of products (d, d) of features about a centre; NaN below two examples."""
+    if number < 2:
+        return float("nan")
+    mean = total / number
+    covariance = (products - number * torch.outer(mean, mean)) / (number - 1)
+    return _distance(centre + mean, covariance, reference.mean, reference.covariance, reference.root)
 
 
 def _distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor, root_b: Tensor) -> float:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -20,11 +20,15 @@ from torch import Tensor
 from gcsearch.errors import DataError
 from gcsearch.files import replacing
 from gcsearch.metrics.features import Extractor
+from gcsearch.metrics.kernel import mean_within
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Part of the cache's key: raise it when the meaning of a stored tensor changes."""
+
+STORED: Final = ("features", "mean", "covariance", "kernel_mean")
+"""Tensors of a cache file."""
 
 BATCH_SIZE: Final = 500
 
@@ -38,12 +42,16 @@ class ReferenceFeatures:
         mean: float64, (d,).
         covariance: float64, (d, d), with N - 1 in the denominator.
         examples_sha256: Hash of the examples they were computed from.
+        extractor: Where the features come from; None for features from elsewhere, which nothing can classify.
+        known_kernel_mean: `kernel_mean`, if it was computed before.
     """
 
     features: Tensor
     mean: Tensor
     covariance: Tensor
     examples_sha256: str
+    extractor: Extractor | None = None
+    known_kernel_mean: float | None = None
 
     @property
     def count(self) -> int:
@@ -55,11 +63,28 @@ class ReferenceFeatures:
         """Symmetric root R of the covariance, R R = covariance; computed at first use."""
         return symmetric_root(self.covariance)
 
+    @cached_property
+    def kernel_mean(self) -> float:
+        """Mean of KID's kernel over pairs of different examples."""
+        return mean_within(self.features) if self.known_kernel_mean is None else self.known_kernel_mean
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, classes) of features (N, d) of the same extractor."""
+        if self.extractor is None:
+            raise ValueError("features of unknown origin cannot be classified")
+        return self.extractor.classify(features)
+
     @classmethod
-    def of(cls, features: Tensor, examples_sha256: str) -> ReferenceFeatures:
+    def of(cls, features: Tensor, examples_sha256: str, extractor: Extractor | None = None) -> ReferenceFeatures:
         """Gaussian fit of features (N, d)."""
         mean, covariance = gaussian_fit(features)
-        return cls(features=features.float(), mean=mean, covariance=covariance, examples_sha256=examples_sha256)
+        return cls(
+            features=features.float(),
+            mean=mean,
+            covariance=covariance,
+            examples_sha256=examples_sha256,
+            extractor=extractor,
+        )
 
 
 def gaussian_fit(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,6 +106,7 @@ def reference_features(
     examples_sha256: str,
     device: torch.device | str = "cpu",
     cache_dir: Path | None = None,
+    extract_all: Callable[[Tensor], Tensor] | None = None,
 ) -> ReferenceFeatures:
     """Features of `examples`, from the cache if the same were computed before.
 
@@ -90,10 +116,11 @@ def reference_features(
         examples_sha256: Hash of `examples`, which names them in the cache.
         device: Where the extractor runs; the result lies on the CPU.
         cache_dir: Directory of the cache, e.g. `gcsearch.files.default_cache_dir()`; None switches it off.
+        extract_all: Replaces the extraction in this process, e.g. by one in several.
 
     Raises:
         ValueError: The extractor does not accept such examples.
-        DataError: Fewer than four examples, or features that are not finite.
+        DataError: Fewer than four examples, features that are not finite, or no weights for the extractor.
     """
     extractor.accepts(tuple(examples.shape[1:]))
     if len(examples) < 4:
@@ -105,15 +132,17 @@ def reference_features(
         "format": FORMAT_VERSION,
     }
     path = None if cache_dir is None else cache_dir / f"{_digest(identity)}.safetensors"
-    cached = None if path is None else _load(path)
+    cached = None if path is None else _load(path, extractor)
     if cached is not None:
         return cached
-    reference = ReferenceFeatures.of(extract(extractor.load(device), examples, device), examples_sha256)
+    features = extract(extractor.load(device), examples, device) if extract_all is None else extract_all(examples)
+    reference = ReferenceFeatures.of(features, examples_sha256, extractor)
     if not reference.features.isfinite().all():
         raise DataError(
             f"reference: features must be finite, but extractor '{extractor.name}' gave NaN or infinity. "
             "Check the data set for damaged examples."
         )
+    reference = replace(reference, known_kernel_mean=reference.kernel_mean)
     if path is not None:
         _save(path, reference)
     return reference
@@ -138,17 +167,24 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _load(path: Path) -> ReferenceFeatures | None:
+def _load(path: Path, extractor: Extractor) -> ReferenceFeatures | None:
     """Reference from a cache file; None if there is none or it is damaged."""
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in ("features", "mean", "covariance")}
+            tensors = {name: file.get_tensor(name) for name in STORED}
         if metadata.get("sha256") != _checksum(tensors):
             raise ValueError("its content does not match its checksum")
-        return ReferenceFeatures(**tensors, examples_sha256=metadata["examples_sha256"])
+        return ReferenceFeatures(
+            features=tensors["features"],
+            mean=tensors["mean"],
+            covariance=tensors["covariance"],
+            examples_sha256=metadata["examples_sha256"],
+            extractor=extractor,
+            known_kernel_mean=float(tensors["kernel_mean"]),
+        )
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         logger.warning("Reference features in %s are damaged (%s); they are computed again.", path, error)
         return None
@@ -159,6 +195,7 @@ def _save(path: Path, reference: ReferenceFeatures) -> None:
         "features": reference.features.contiguous(),
         "mean": reference.mean.contiguous(),
         "covariance": reference.covariance.contiguous(),
+        "kernel_mean": torch.tensor([reference.kernel_mean], dtype=torch.float64),
     }
     metadata = {"sha256": _checksum(tensors), "examples_sha256": reference.examples_sha256}
     try:

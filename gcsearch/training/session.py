@@ -41,9 +41,9 @@ def run_training(
         on_progress: Told of the trial, images seen and images per second.
 
     Raises:
-        WeightsError: The distance needs published weights, and they cannot be had. Nothing was written.
+        WeightsError: Published weights that the experiment needs cannot be had. Nothing was written.
     """
-    experiment.distance.prepare()
+    experiment.prepare()
     torch.set_num_threads(num_threads)
     metric = experiment.evaluation.scores[0]
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
@@ -77,7 +77,7 @@ def run_training(
         write(
             "study_started",
             study=experiment.name,
-            objective={"metric": metric.name, "key": f"eval/{metric.name}", "goal": goal, "use": "last"},
+            objective={"metric": metric.keys[0], "key": f"eval/{metric.keys[0]}", "goal": goal, "use": "last"},
             keys=[],
             horizon_images=experiment.training.num_images,
             trials=1,

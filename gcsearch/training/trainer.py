@@ -190,7 +190,7 @@ class Trainer:
             sums = {"train/loss": counters["loss_sum"], "train/grad_norm": counters["grad_norm_sum"]}
             window = {name: total / steps for name, total in sums.items()}
         metric = self.experiment.evaluation.scores[0]
-        first, lowest = f"eval/{metric.name}", metric.lower_is_better
+        first, lowest = f"eval/{metric.keys[0]}", metric.lower_is_better
         history = [result.metrics[first] for result in self.results] + [scores[first]]
         training = self.experiment.training
         stage = self.experiment.timesteps.stage(max(0, self.step - 1), training.num_steps)
@@ -246,7 +246,7 @@ class Trainer:
         path = self.latest_path
         if path is None or not self.results or self.counters["window_steps"] > 0:
             return
-        first = self.experiment.evaluation.scores[0].name
+        first = self.experiment.evaluation.scores[0].keys[0]
         metrics = self.results[-1].metrics
         if metrics[f"eval/{first}"] == metrics[f"best/{first}"]:
             copy_checkpoint(path, path.with_name("best.pt"))

@@ -146,10 +146,10 @@ class StudySpec:
         """Fetch what the trials need beyond their recipes, before the first of them starts.
 
         Raises:
-            WeightsError: A distance needs published weights, and they cannot be had.
+            WeightsError: Published weights that a trial needs cannot be had.
         """
         for values in self.space.variations(self.base):
-            self.experiment_of(values).distance.prepare()
+            self.experiment_of(values).prepare()
 
     def identity(self) -> dict[str, Any]:
         """What may not change between two runs of a study: experiment, space, objective, stopping rule."""
@@ -299,7 +299,7 @@ def _check(study: StudySpec, document: Document) -> None:
             f"{document.where(('objective', 'goal'))}: objective.goal must be {right} for {objective.metric}."
         )
 
-    first_metric = experiment.evaluation.scores[0].name
+    first_metric = experiment.evaluation.scores[0].keys[0]
     if objective.use == "best" and objective.key != f"eval/{first_metric}":
         raise ConfigError(
             f"{document.where(('objective', 'use'))}: objective.use: best must go with the first of "

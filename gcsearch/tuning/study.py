@@ -48,7 +48,7 @@ def run_study(
 
     Raises:
         StudyError: The folder holds a different study of this name, or another process is writing it.
-        WeightsError: A distance of the study needs published weights, and they cannot be had. Nothing was written.
+        WeightsError: Published weights that a trial needs cannot be had. Nothing was written.
         KeyboardInterrupt: Interrupted; the ledger says so, and the same call resumes.
     """
     directory = studies / study.name

@@ -97,8 +97,8 @@ MISTAKES = {
         "FILE:6: evaluation.metrics.1: unknown metric 'fidd'. Did you mean 'fid'?",
     ),
     "metric's field": (
-        "evaluation:\n  metrics:\n  - fid\n  - {name: kid, subset_size: 1}",
-        "FILE:6: evaluation.metrics.1.subset_size must be at least 2, got 1.",
+        "evaluation:\n  metrics:\n  - fid\n  - {name: is, splits: 0}",
+        "FILE:6: evaluation.metrics.1.splits must be at least 1, got 0.",
     ),
     "no metric": (
         "evaluation: {metrics: []}",
@@ -173,6 +173,14 @@ def test_a_mistake_is_answered_with_one_line_that_says_where_what_and_why(messag
         (
             "name: x\ndata: gaussians_1m2m\nnetwork: mlp\nevaluation: {extractor: digits}\n",
             "FILE:4: evaluation.extractor does not fit the data 'gaussians_1m2m': extractor 'digits'",
+        ),
+        (
+            "name: x\ndata: gaussians_1m2m\nnetwork: mlp\nevaluation: {metrics: [fid, is]}\n",
+            "FILE:4: evaluation.metrics does not fit the extractor: metric 'is': the extractor must be a classifier",
+        ),
+        (
+            "name: x\ndata: digits\nevaluation: {num_samples: 20, metrics: [{name: is, splits: 30}]}\n",
+            "FILE:3: evaluation.num_samples must be at least 30 for the metric 'is', got 20.",
         ),
         ("name: x\ndata:\n  name: gaussians_1m2m\n  std: 0\nnetwork: mlp\n", "FILE:4: data.std must be > 0, got 0.0."),
         (

@@ -58,6 +58,14 @@ def test_distance_equals_torch_fidelity(num, dimensions, rng):
     assert ours == pytest.approx(theirs(generated, real), rel=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("num", [3000, 500], ids=["full rank", "fewer samples than dimensions"])
+def test_distance_of_inception_size_equals_torch_fidelity(num, rng):
+    generated, real = correlated(num, 2048, rng, shift=0.02), correlated(3000, 2048, rng)
+    ours = FID().compute(generated, reference_of(real))["fid"]
+    assert ours == pytest.approx(theirs(generated, real), rel=1e-5)
+
+
 def test_statistics_are_those_of_torch_fidelity(rng):
     features = correlated(50, 8, rng)
     mean, covariance = gaussian_fit(features)

@@ -1,4 +1,4 @@
-"""Kernel distance against its definition, and its limits."""
+"""Kernel distance against its definition, torch-fidelity's subsets, and its limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import math
 
 import pytest
 import torch
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
+import gcsearch.metrics.kernel as module
+from gcsearch.metrics.kernel import mean_between, mean_within, resampled_means
 from gcsearch.metrics.kid import KID
 from gcsearch.metrics.reference import ReferenceFeatures
 
@@ -15,34 +18,66 @@ def reference_of(features):
     return ReferenceFeatures.of(features, "0" * 64)
 
 
-def full_estimate(x, y):
-    """Unbiased estimate over all pairs at once: what the mean over subsets converges to."""
-    x, y = x.double(), y.double()
+def kernel(a, b):
+    return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
 
-    def kernel(a, b):
-        return (a @ b.T / a.shape[1] + 1) ** 3
 
+def estimate_by_definition(x, y):
+    """Pair by pair, as the definition has it."""
     within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (kernel(x, x), kernel(y, y))]
     return float(sum(within) - 2 * kernel(x, y).mean())
 
 
-def test_mean_over_many_subsets_approaches_the_estimate_over_all_pairs(rng):
-    generated, real = torch.randn(400, 8, generator=rng) + 0.5, torch.randn(300, 8, generator=rng)
-    value = KID(subset_size=100, num_subsets=400).compute(generated, reference_of(real))["kid"]
-    assert value == pytest.approx(full_estimate(generated, real), rel=0.03)
+@pytest.mark.parametrize("block", [7, 64, 2048])
+def test_value_is_the_definition_for_any_block_size(block, rng, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", block)
+    generated, real = torch.randn(100, 8, generator=rng) + 0.2, torch.randn(73, 8, generator=rng)
+    value = KID().compute(generated, reference_of(real))["kid"]
+    assert value == pytest.approx(estimate_by_definition(generated, real), rel=1e-10)
+    assert mean_within(real) == pytest.approx(reference_of(real).kernel_mean, rel=1e-12)
 
 
-def test_value_is_deterministic(rng):
-    generated, real = torch.randn(100, 8, generator=rng), reference_of(torch.randn(100, 8, generator=rng))
-    assert KID().compute(generated, real) == KID().compute(generated.clone(), real)
+def test_one_subset_of_torch_fidelity_is_the_same_number(rng):
+    generated, real = torch.randn(300, 8, generator=rng) + 0.3, torch.randn(300, 8, generator=rng)
+    theirs = kid_features_to_metric(
+        generated.double(), real.double(), kid_subset_size=300, kid_subsets=1, rng_seed=0, verbose=False
+    )
+    ours = KID().compute(generated, reference_of(real))["kid"]
+    assert ours == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-9)
 
 
-@pytest.mark.parametrize(("num", "num_real"), [(4, 300), (300, 5), (31, 64)])
-def test_subsets_shrink_to_half_of_the_smaller_set(num, num_real, rng):
-    generated, real = torch.randn(num, 3, generator=rng), reference_of(torch.randn(num_real, 3, generator=rng))
-    half = min(num // 2, num_real // 2)
-    assert KID().compute(generated, real) == KID(subset_size=half).compute(generated, real)
-    assert math.isfinite(KID().compute(generated, real)["kid"])
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_value_agrees_with_the_subsets_of_torch_fidelity_within_their_error(shift, rng):
+    generated, real = torch.randn(900, 16, generator=rng) + shift, torch.randn(800, 16, generator=rng)
+    num_subsets = 100
+    theirs = kid_features_to_metric(
+        generated, real, kid_subset_size=200, kid_subsets=num_subsets, rng_seed=0, verbose=False
+    )
+    ours = KID().compute(generated, reference_of(real))["kid"]
+    standard_error = theirs[KEY_METRIC_KID_STD] / math.sqrt(num_subsets)
+    assert abs(ours - theirs[KEY_METRIC_KID_MEAN]) < 4 * standard_error
+
+
+def test_mean_over_many_draws_is_zero_for_the_same_distribution(rng):
+    values = [
+        KID().compute(torch.randn(20, 4, generator=rng), reference_of(torch.randn(30, 4, generator=rng)))["kid"]
+        for _ in range(400)
+    ]
+    values = torch.tensor(values)
+    assert abs(values.mean()) < 4 * values.std() / 20
+    assert (values < 0).any()  # unbiased, so it cannot be always positive
+
+
+def test_resampled_means_are_those_of_the_chosen_examples_without_pairs_of_copies(rng):
+    left, right = torch.randn(12, 3, generator=rng), torch.randn(9, 3, generator=rng)
+    counts = torch.tensor([[1.0] * 12, [2, 0, 1, 3] + [0] * 4 + [1, 1, 2, 2]], dtype=torch.float64)
+    within, between = resampled_means(left, right, counts)
+    assert float(within[0]) == pytest.approx(mean_within(left), rel=1e-12)
+    assert float(between[0]) == pytest.approx(mean_between(left, right), rel=1e-12)
+    chosen = torch.arange(12).repeat_interleave(counts[1].long())
+    pairs = kernel(left[chosen], left[chosen])[chosen[:, None] != chosen[None, :]]
+    assert float(within[1]) == pytest.approx(float(pairs.mean()), rel=1e-12)
+    assert float(between[1]) == pytest.approx(mean_between(left[chosen], right), rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -53,14 +88,11 @@ def test_features_that_are_not_finite_give_nan(bad, rng):
     assert math.isnan(value)
 
 
-def test_overflow_of_the_kernel_gives_no_finite_value_and_no_warning(rng, recwarn):
-    generated = 1e25 * torch.randn(100, 3, generator=rng)
-    value = KID().compute(generated, reference_of(torch.randn(100, 3, generator=rng)))["kid"]
-    assert not math.isfinite(value)
-    assert [str(warning.message) for warning in recwarn if warning.category is RuntimeWarning] == []
+def test_huge_but_finite_features_do_not_raise(rng):
+    value = KID().compute(1e25 * torch.randn(100, 3, generator=rng), reference_of(torch.randn(100, 3, generator=rng)))
+    assert abs(value["kid"]) > 1e100
 
 
-@pytest.mark.parametrize("settings", [{"subset_size": 1}, {"num_subsets": 0}])
-def test_settings_that_mean_nothing_are_refused(settings):
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        KID(**settings)
+def test_too_few_samples_are_refused(rng):
+    with pytest.raises(ValueError, match="metric 'kid': there must be at least 4 samples, got 3"):
+        KID().compute(torch.zeros(3, 2), reference_of(torch.randn(10, 2, generator=rng)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gcsearch.errors import StudyError
+from gcsearch.errors import DataError, StudyError
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState
+from gcsearch.metrics.features import DigitsExtractor
 from gcsearch.tuning.driver import Driver
 from gcsearch.tuning.study import run_study
 
@@ -98,3 +99,13 @@ def test_two_drivers_on_one_study_are_refused(run, study, tmp_path):
         pytest.raises(StudyError, match="another process is writing this study"),
     ):
         run_study(study, tmp_path)
+
+
+def test_missing_weights_of_the_extractor_stop_a_study_before_anything_is_written(load, tmp_path, monkeypatch):
+    def missing(self):
+        raise DataError("extractor 'digits': no weights.")
+
+    monkeypatch.setattr(DigitsExtractor, "prepare", missing)
+    with pytest.raises(DataError, match="no weights"):
+        run_study(load(), tmp_path / "studies")
+    assert not (tmp_path / "studies").exists()
