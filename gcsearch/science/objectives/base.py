@@ -35,19 +35,22 @@ class Models:
         online: Current weights: the student with gradient, the teacher without.
         ema: Averaged weights, which are evaluated.
         predictor_ema: Averaged weights that generate end points, if those are not `ema`.
+        predictor_online: Current weights that generate end points, if those are not `online`: a denoiser of a coupling
+            is trained on end points of another network.
         frozen: Weights of another training that generate end points, if the coupling asks for them.
     """
 
     online: ConsistencyFunction
     ema: ConsistencyFunction
     predictor_ema: ConsistencyFunction | None = None
+    predictor_online: ConsistencyFunction | None = None
     frozen: ConsistencyFunction | None = None
 
     @property
     def predictors(self) -> dict[str, Predictor]:
         """Networks that a coupling may generate end points with, by the name it uses."""
         predictors: dict[str, Predictor] = {
-            "online": self.online,
+            "online": self.online if self.predictor_online is None else self.predictor_online,
             "ema": self.ema if self.predictor_ema is None else self.predictor_ema,
         }
         if self.frozen is not None:
