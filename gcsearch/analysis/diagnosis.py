@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from importlib.metadata import version
+from typing import Any, Final, Literal
 
 import numpy as np
+import torch
 from scipy import stats
 
-from gcsearch.training.diagnosis import COUPLINGS, Row
+from gcsearch.training.diagnosis import COUPLINGS, Diagnosis, Row
+from gcsearch.training.step import weights_sha256
 
 CONFIDENCE: Final = 0.95
+SHORT_NAMES: Final = {"independent": "IC", "ot": "OT", "generator": "GC"}
 Axis = Literal["images", "sigma"]
 
 SUMMARIES: Final[tuple[tuple[str, Axis], ...]] = (
@@ -23,6 +29,10 @@ SUMMARIES: Final[tuple[tuple[str, Axis], ...]] = (
     ("path_deviation", "sigma"),
 )
 """What a summary says: the mean of a quantity over the evaluations of a training, or over the noise levels."""
+
+
+EXACT: Final[tuple[str, Axis]] = ("exact_path_deviation", "sigma")
+VERSIONS: Final = ("gcsearch", "torch", "numpy", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +121,39 @@ def exact_independent(rows: Sequence[Row]) -> tuple[float, float] | None:
     if not exact:
         return None
     return float(np.mean(list(learned.values()))), float(np.mean(list(exact.values())))
+
+
+def diagnosis_document(diagnosis: Diagnosis, rows: Sequence[Row], target: str) -> dict[str, Any]:
+    """Everything about a diagnosis as plain data: what was measured on what, the summary, curves and all rows.
+
+    Args:
+        diagnosis: What measured the rows.
+        rows: All arms.
+        target: What the user named, an experiment or a file of weights.
+    """
+    weights = diagnosis.weights
+    curves = [
+        {"quantity": quantity, "coupling": coupling, axis: place, **dataclasses.asdict(interval)}
+        for quantity, axis in (*SUMMARIES, EXACT)
+        for coupling in COUPLINGS
+        for place, interval in curve(rows, quantity, coupling, axis)
+    ]
+    return {
+        "target": target,
+        "kind": "training" if weights is None else "weights",
+        "experiment": diagnosis.experiment.to_dict(),
+        "fingerprint": diagnosis.experiment.fingerprint,
+        "weights_sha256": None if weights is None else weights_sha256(weights.network),
+        "settings": dataclasses.asdict(diagnosis.settings),
+        "couplings": [name for name in COUPLINGS if any(row.coupling == name for row in rows)],
+        "seeds": sorted({row.seed for row in rows}),
+        "ode_flow": "denoiser" if diagnosis.exact_flow is None else "exact",
+        "num_threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
+        "summary": [dataclasses.asdict(comparison) for comparison in summarize(rows)],
+        "curves": curves,
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
 
 
 def _per_seed(rows: Sequence[Row], quantity: str, coupling: str, axis: Axis) -> dict[int, float]:

@@ -7,6 +7,7 @@ over seeds or drawn; for that see `gcsearch.analysis`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -192,12 +193,16 @@ class Arm:
 
     def given_models(self, weights: ConsistencyFunction) -> Models:
         """Models whose weights are all the given ones, but for a frozen predictor that the coupling asks for."""
-        coupling, training = self.experiment.coupling, self.experiment.training
+        coupling, precision = self.experiment.coupling, self.experiment.training.precision
+        # A copy, since averaged weights usually have gradients switched off.
+        network = copy.deepcopy(weights.network).requires_grad_(True)
+        weights = ConsistencyFunction(network, self.experiment.process, precision)
         if not isinstance(coupling, Generator) or coupling.checkpoint is None:
             return Models(online=weights, ema=weights)
-        network = load_frozen(Path(coupling.checkpoint), self.experiment).to(self.device)
-        frozen = ConsistencyFunction(network, self.experiment.process, training.precision)
-        return Models(online=weights, ema=weights, frozen=frozen)
+        frozen = load_frozen(Path(coupling.checkpoint), self.experiment).to(self.device)
+        return Models(
+            online=weights, ema=weights, frozen=ConsistencyFunction(frozen, self.experiment.process, precision)
+        )
 
     def denoiser(self, coupling: Coupling, models: Models) -> Flow:
         """Flow of a coupling, from a denoiser of the experiment's own network."""

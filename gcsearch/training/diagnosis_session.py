@@ -20,6 +20,8 @@ def run_diagnosis(
     couplings: Sequence[str],
     seeds: Sequence[int],
     directory: Path,
+    *,
+    on_start: Callable[[str, int], None] = lambda *_: None,
     on_arm: Callable[[str, int, bool], None] = lambda *_: None,
 ) -> list[Row]:
     """Rows of all arms, each measured once: an arm in `directory` is read if its recipe and settings are these.
@@ -29,12 +31,14 @@ def run_diagnosis(
         couplings: Names of the couplings.
         seeds: Seeds of every coupling.
         directory: Gets ``arms/<coupling>_<seed>.json``; a file of another recipe or other settings is replaced.
+        on_start: Told coupling and seed before every arm.
         on_arm: Told coupling, seed and whether the arm was read, after every arm.
     """
     rows: list[Row] = []
     # Seed by seed, so that an interrupted diagnosis has pairs to compare.
     for seed in seeds:
         for coupling in sorted(couplings, key=COUPLINGS.index):
+            on_start(coupling, seed)
             path = directory / "arms" / f"{coupling}_{seed}.json"
             identity = arm_identity(diagnosis, coupling, seed)
             known = _read(path, identity)
