@@ -13,7 +13,14 @@ from gcsearch.cli.main import app
 from gcsearch.tuning.spec import load_study
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/experiments.md", "docs/studies.md", "docs/own_components.md", "CONTRIBUTING.md"]
+PAGES = [
+    "README.md",
+    "docs/experiments.md",
+    "docs/studies.md",
+    "docs/own_components.md",
+    "docs/diagnostics.md",
+    "CONTRIBUTING.md",
+]
 
 
 def test_the_search_space_in_the_readme_loads(tmp_path: Path) -> None:

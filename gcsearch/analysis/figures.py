@@ -160,7 +160,7 @@ def _draw(axes: Axes, panel: Panel, rows: Sequence[Row]) -> None:
     exact = curve(rows, f"exact_{panel.quantity}", "independent", panel.axis)
     if exact:
         axes.plot([place for place, _ in exact], [value.mean for _, value in exact], **EXACT_STYLE, zorder=4)
-    means = [value.mean for points in curves.values() for _, value in points]
+    means = [value.mean for points in (*curves.values(), exact) for _, value in points]
     if panel.log and min(means) > 0:
         axes.set_yscale("log")
         highs = [value.high or value.mean for points in curves.values() for _, value in points]

@@ -147,9 +147,9 @@ class _Progress:
         """An arm is about to be measured."""
         self.arm = f"{coupling}, seed {seed}"
 
-    def on_progress(self, what: str, share: float) -> None:
+    def on_progress(self, what: str) -> None:
         """Something is being done in the running arm."""
-        self.bar.update(self.task, description=f"{self.arm}: {what} {share:.0%}")
+        self.bar.update(self.task, description=f"{self.arm}: {what}")
 
     def on_arm(self, coupling: str, seed: int, was_read: bool) -> None:
         """An arm is measured."""

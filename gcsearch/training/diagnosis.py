@@ -110,7 +110,7 @@ class Diagnosis:
         weights: Consistency function that stays as it is; None trains one for each arm.
         examples: The data set; None loads it.
         device: Where to train and measure.
-        progress: Told what is being done, and which share of the arm is done.
+        progress: Told what is being done in the running arm.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Diagnosis:
         weights: ConsistencyFunction | None = None,
         examples: Examples | None = None,
         device: torch.device | str = "cpu",
-        progress: Callable[[str, float], None] = lambda *_: None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.experiment = experiment
         self.settings = settings
@@ -180,7 +180,7 @@ class Arm:
         self.batch_size = experiment.training.batch_size
 
     def draws(self, stream: int) -> Callable[[int], tuple[Tensor, StepDraws]]:
-        """Batches number 0, 1, ... of the arm's seed that no training step sees, the same for every coupling."""
+        """Batches and draws 0, 1, ... of the arm's seed, other than its training's; the same for all couplings."""
         seed = derive_seed(self.experiment.seed, "metric", stream)
         batches = Batches(self.diagnosis.examples, self.batch_size, seed, self.device)
         source = self.experiment.data.draw_source
@@ -206,7 +206,7 @@ class Arm:
 
     def denoiser(self, coupling: Coupling, models: Models) -> Flow:
         """Flow of a coupling, from a denoiser of the experiment's own network."""
-        self.diagnosis.progress("training a denoiser", 1.0)
+        self.diagnosis.progress("training a denoiser")
         return train_denoiser(
             self.experiment.network,
             self.experiment.data.event_shape,
@@ -229,7 +229,7 @@ class Arm:
                 learner.step(batches[step], draws, step)
             except TrialDiverged as error:
                 raise TrialDiverged(f"coupling {experiment.coupling.name}, seed {experiment.seed}, {error}") from None
-            self.diagnosis.progress("training", (step + 1) / num_steps)
+            self.diagnosis.progress(f"training {(step + 1) / num_steps:.0%}")
             while rungs and (step + 1) * self.batch_size >= rungs[0]:
                 yield from self.training_rows(learner.models, step, rungs.pop(0))
 
@@ -257,12 +257,13 @@ class Arm:
 
         The distance to the flow's step is that of a pair of neighbouring levels of this grid.
         """
+        models = dataclasses.replace(models, predictor_ema=None)
         coupling, exact = generated_only(self.experiment.coupling), self.diagnosis.exact_flow
         ode, is_independent = self.diagnosis.ode_flow(self, models), isinstance(coupling, Independent)
         own = ode if is_independent and exact is None else self.denoiser(coupling, models)
         levels = self.experiment.process.grid(self.settings.num_levels + 1).to(self.device)
         found: dict[tuple[str, float], list[Tensor]] = {}
-        self.diagnosis.progress("measuring", 1.0)
+        self.diagnosis.progress("measuring")
         for data, draws in self.measured():
             sigmas = [level.expand(self.batch_size) for level in levels]
             ends = self.end_points(coupling, models, data, draws, sigmas)

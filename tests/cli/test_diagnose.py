@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gcsearch.analysis import figures
 from gcsearch.cli.main import main
@@ -118,6 +119,14 @@ def test_a_checkpoint_keeps_its_weights_and_one_seed_gets_no_interval(folder: Pa
     assert len(document["weights_sha256"]) == 64
     assert {row["images"] for row in document["rows"]} == {None}
     assert {entry["verdict"] for entry in document["summary"]} == {None}
+
+    # An export holds the same averaged weights, so it gives the same numbers.
+    (folder / "export").mkdir()
+    save_file(torch.load(folder / arguments[0], weights_only=True)["average"], folder / "export" / "model.safetensors")
+    (folder / "export" / "best.yaml").write_text(dump_yaml(TINY))
+    assert gcsearch("diagnose", "export", *arguments[1:], cwd=folder)[0] == 0
+    exported = json.loads((folder / "diagnoses" / "tiny_export" / "diagnosis.json").read_text())
+    assert exported["rows"] == document["rows"]
 
 
 @pytest.mark.usefixtures("_no_figures")

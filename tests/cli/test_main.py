@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_names_every_command_and_gives_an_example(tmp_path: Path) -> None:
     text = gcsearch("--help", cwd=tmp_path).stdout
-    for command in ("run", "train", "show", "export", "sample", "sync", "ui"):
+    for command in ("run", "train", "show", "export", "sample", "diagnose", "sync", "ui"):
         assert command in text
     assert "Example" in gcsearch("run", "--help", cwd=tmp_path).stdout
 
