@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -125,14 +126,19 @@ def test_generated_end_points_are_those_of_the_arms_averaged_weights(experiment)
     with torch.no_grad():
         for weight in learner.average.parameters():
             weight.add_(0.1)
-    rows = [row for row in arm.level_rows(learner.models) if row["quantity"] == "transport_cost"]
-    process, size = experiment.process, arm.batch_size
-    for row in rows:
-        sigma, costs = torch.full((size,), row["sigma"]), []
+    rows = {(row["quantity"], row["sigma"]): row["value"] for row in arm.level_rows(learner.models)}
+    ema, grid = learner.models.ema, experiment.process.grid(QUICK.num_levels + 1)  # of the variance-exploding process
+    for below, here in itertools.pairwise(grid.tolist()):
+        lower, upper = (torch.full((arm.batch_size,), level) for level in (below, here))
+        costs, distances = [], []
         for data, draws in arm.measured():
-            noisy = process.add_noise(data, draws.noise, sigma)
-            costs.append((learner.models.ema(noisy, sigma) - draws.noise).square().sum(1))
-        assert row["value"] == pytest.approx(float(torch.cat(costs).mean()), rel=1e-5)
+            costs.append((ema(data + here * draws.noise, upper) - draws.noise).square().sum(1))
+            end = ema(data + below * draws.noise, lower)  # from the pair's lower level, as in training
+            state = end + here * draws.noise
+            step = state + (below - here) * arm.diagnosis.exact_flow.velocity(state, upper)
+            distances.append((end + below * draws.noise - step).square().sum(1).sqrt())
+        assert rows["transport_cost", here] == pytest.approx(float(torch.cat(costs).mean()), rel=1e-5)
+        assert rows["ode_distance", here] == pytest.approx(float(torch.cat(distances).mean()), rel=1e-4)
 
 
 # Gradient variance ------------------------------------------------------------------------------------------------
