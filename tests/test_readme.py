@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/data.md",
+    "docs/diagnostics.md",
     "docs/evaluation.md",
     "docs/experiments.md",
     "docs/import.md",

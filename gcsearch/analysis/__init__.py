@@ -1,1 +1,1 @@
-"""Views of finished and running studies. Reads ledgers only."""
+"""Views of finished and running studies, which read ledgers only, and of diagnoses, which read their rows."""

@@ -10,7 +10,6 @@ from rich import box
 from rich.table import Table
 
 from gcsearch.cli.console import print_json, progress, results
-from gcsearch.errors import ConfigError
 from gcsearch.evaluation import Report, Request, evaluate
 from gcsearch.metrics.identity import SEPARATOR
 
@@ -31,12 +30,8 @@ def evaluate_command(
     as_json: bool,
 ) -> int:
     """Score a model or a folder of images. Exit code 1 if the model's output is not finite."""
-    from gcsearch.training.session import available_device
+    from gcsearch.training.session import chosen_device
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device must be auto, cpu or cuda, got '{device}'.")
-    if device == "cuda" and available_device() != "cuda":
-        raise ConfigError("--device cuda: this machine has no CUDA device. Use --device cpu.")
     request = Request(
         path=path,
         data=data,
@@ -48,7 +43,7 @@ def evaluate_command(
         num_resamples=num_resamples,
         seed=seed,
         num_workers=num_workers,
-        device=available_device() if device == "auto" else device,
+        device=chosen_device(device),
     )
     report = evaluate(request, on_stage=lambda text: progress.print(text, style="dim", markup=False))
     if as_json:

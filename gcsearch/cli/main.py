@@ -238,6 +238,48 @@ def evaluate(
 
 
 @app.command()
+def diagnose(
+    target: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT.yaml|CHECKPOINT", help="Experiment, .pt file, or folder of an export.")
+    ],
+    couplings: Annotated[str, typer.Option("--couplings", help="Couplings to compare.")] = "independent,ot,generator",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds of every coupling.")] = "0,1,2,3,4",
+    num_batches: Annotated[int, typer.Option("--num-batches", help="Batches per measurement.")] = 32,
+    denoiser_steps: Annotated[int, typer.Option("--denoiser-steps", help="Training of each denoiser.")] = 2000,
+    set_: Set = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it
+        typer.Option("--output", help="Folder of numbers and figures. Default: diagnoses/<name>."),
+    ] = None,
+    cpus: Annotated[int, typer.Option("--cpus", help="CPU threads; equal numbers give equal bits.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    json: Json = False,
+) -> None:
+    """Measure what each coupling does: gradient variance, transport cost, distance to the PF-ODE, proxy R.
+
+    An experiment is trained once for each coupling and seed; a checkpoint's weights stay as they are. Run the same
+    command again to resume.
+
+    Example: `gcsearch diagnose experiments/gaussians_1m2m.yaml --couplings independent,generator`
+    """
+    from gcsearch.cli.diagnose import diagnose_command
+
+    code = diagnose_command(
+        target,
+        couplings=couplings,
+        seeds=seeds,
+        num_batches=num_batches,
+        denoiser_steps=denoiser_steps,
+        assignments=set_ or [],
+        output=output,
+        num_threads=cpus,
+        device=device,
+        as_json=json,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
 def sync(
     study: Annotated[str, typer.Argument(help="Name or folder of a study.")],
     tracking: Tracking = None,

@@ -21,21 +21,18 @@ def train_command(
     name: str, assignments: Sequence[str], output: Path | None, num_threads: int, device: str, *, as_json: bool
 ) -> int:
     """Train one experiment. Exit code 1 if it diverged, 130 if interrupted."""
-    from gcsearch.training.session import available_device, run_training
+    from gcsearch.training.session import chosen_device, run_training
 
     if num_threads < 1:
         raise ConfigError(f"--cpus-per-worker must be at least 1, got {num_threads}.")
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device must be auto, cpu or cuda, got '{device}'.")
-    if device == "cuda" and available_device() != "cuda":
-        raise ConfigError("--device cuda: this machine has no CUDA device. Use --device cpu.")
+    chosen = chosen_device(device)
     experiment = load_experiment(find_experiment(name), assignments)
     directory = output or Path("runs") / experiment.name
     with LiveView(progress, 1) as view, _interruptible() as interrupted:
         outcome = run_training(
             experiment,
             directory,
-            device=available_device() if device == "auto" else device,
+            device=chosen,
             num_threads=num_threads,
             should_stop=lambda: bool(interrupted),
             on_event=view.on_event,

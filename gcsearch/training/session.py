@@ -11,6 +11,7 @@ import torch
 
 from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
+from gcsearch.errors import ConfigError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, Event, LedgerWriter, StudyState, read_events
 from gcsearch.training.trainer import Outcome, Result, Trainer
@@ -104,3 +105,16 @@ def run_training(
 def available_device() -> str:
     """``cuda`` if there is one, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() and os.environ.get("CUDA_VISIBLE_DEVICES") != "" else "cpu"
+
+
+def chosen_device(name: str) -> str:
+    """Device for what a user asked for: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: Another word, or this machine has no such device.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device must be auto, cpu or cuda, got '{name}'.")
+    if name == "cuda" and available_device() != "cuda":
+        raise ConfigError("--device cuda: this machine has no CUDA device. Use --device cpu.")
+    return available_device() if name == "auto" else name

@@ -70,7 +70,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_names_every_command_and_gives_an_example(tmp_path: Path) -> None:
     text = gcsearch("--help", cwd=tmp_path).stdout
-    for command in ("run", "train", "show", "export", "sample", "sync", "ui", "import-config"):
+    names = "run train show export sample evaluate diagnose data import-config sync ui"
+    for command in names.split():
         assert command in text
     assert "Example" in gcsearch("run", "--help", cwd=tmp_path).stdout
 
