@@ -43,6 +43,7 @@ def diagnose_command(
     num_batches: int,
     denoiser_steps: int,
     assignments: Sequence[str],
+    imports: Sequence[str],
     output: Path | None,
     num_threads: int,
     device: str,
@@ -60,7 +61,7 @@ def diagnose_command(
     if num_threads < 1:
         raise ConfigError(f"--cpus must be at least 1, got {num_threads}.")
     where = torch.device(chosen_device(device))
-    experiment, weights, name = _target(target, assignments, where)
+    experiment, weights, name = _target(target, assignments, imports, where)
     directory = output or Path("diagnoses") / name
     torch.set_num_threads(num_threads)
     with _Progress(len(names) * len(numbers)) as view:
@@ -111,16 +112,19 @@ def _settings(num_batches: int, denoiser_steps: int) -> DiagnosisSettings:
         raise ConfigError(f"--{field.replace('_', '-')} {problem}.") from None
 
 
-def _target(target: str, assignments: Sequence[str], device: Any) -> tuple[Experiment, ConsistencyFunction | None, str]:
+def _target(
+    target: str, assignments: Sequence[str], imports: Sequence[str], device: Any
+) -> tuple[Experiment, ConsistencyFunction | None, str]:
     """Experiment, weights if the target holds some, and a name for the folder."""
     path = Path(target)
     if path.suffix != ".pt" and not path.is_dir():
-        experiment = load_experiment(find_experiment(target), assignments)
+        experiment = load_experiment(find_experiment(target), assignments, imports)
         return experiment, None, experiment.name
     from gcsearch.export import load_model
 
-    if assignments:
-        raise ConfigError(f"--set {assignments[0]}: must be left out for weights, whose recipe is what trained them.")
+    for option, given in (("--set", assignments), ("--import", imports)):
+        if given:
+            raise ConfigError(f"{option} {given[0]}: must be left out for weights, whose recipe is what trained them.")
     model = load_model(path)
     model.function.network.to(device)
     return model.experiment, model.function, f"{model.experiment.name}_{path.resolve().stem}"

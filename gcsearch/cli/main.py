@@ -26,6 +26,10 @@ app.add_typer(data, name="data")
 
 Studies = Annotated[Path, typer.Option("--studies", help="Folder that holds the studies.")]
 Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override an experiment key.")]  # noqa: UP045 - typer reads it
+Import = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads it
+    typer.Option("--import", metavar="MODULE", help="Module of your own that registers components."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Tracking = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it
@@ -60,6 +64,7 @@ def run(
     name: Annotated[Optional[str], typer.Option("--name", help="Name of the study.")] = None,  # noqa: UP045
     trials: Annotated[Optional[int], typer.Option("--trials", help="Replace budget.trials.")] = None,  # noqa: UP045
     set_: Set = None,
+    import_: Import = None,
     address: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it
         typer.Option("--address", help="Ray cluster: auto or ray://host:port. Default: this machine."),
@@ -83,6 +88,7 @@ def run(
         name=name,
         trials=trials,
         assignments=set_ or [],
+        imports=import_ or [],
         address=address,
         tracking=tracking,
         studies=studies,
@@ -96,6 +102,7 @@ def run(
 def train(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml", help="Experiment file, or its name.")],
     set_: Set = None,
+    import_: Import = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it
         typer.Option("--output", help="Folder of the run. Default: runs/<name>."),
@@ -114,7 +121,16 @@ def train(
     from gcsearch.cli.training import train_command
 
     assignments = [*(set_ or []), f"training.num_workers={workers}"] if workers != 1 else set_ or []
-    raise typer.Exit(train_command(experiment, assignments, output, cpus_per_worker, device, as_json=json))
+    code = train_command(
+        experiment,
+        assignments=assignments,
+        imports=import_ or [],
+        output=output,
+        num_threads=cpus_per_worker,
+        device=device,
+        as_json=json,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -247,6 +263,7 @@ def diagnose(
     num_batches: Annotated[int, typer.Option("--num-batches", help="Batches per measurement.")] = 32,
     denoiser_steps: Annotated[int, typer.Option("--denoiser-steps", help="Training of each denoiser.")] = 2000,
     set_: Set = None,
+    import_: Import = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it
         typer.Option("--output", help="Folder of numbers and figures. Default: diagnoses/<name>."),
@@ -271,6 +288,7 @@ def diagnose(
         num_batches=num_batches,
         denoiser_steps=denoiser_steps,
         assignments=set_ or [],
+        imports=import_ or [],
         output=output,
         num_threads=cpus,
         device=device,

@@ -38,6 +38,7 @@ def run_command(
     name: str | None,
     trials: int | None,
     assignments: Sequence[str],
+    imports: Sequence[str],
     address: str | None,
     tracking: str | None,
     studies: Path,
@@ -48,7 +49,7 @@ def run_command(
     from gcsearch.tuning.spec import load_study
     from gcsearch.tuning.study import check_unchanged, record_runs, run_study
 
-    study = load_study(space, experiment=experiment, name=name, trials=trials, assignments=assignments)
+    study = load_study(space, experiment=experiment, name=name, trials=trials, assignments=assignments, imports=imports)
     directory = studies / study.name
     check_unchanged(study, directory)
     if dry_run:

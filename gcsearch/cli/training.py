@@ -18,7 +18,14 @@ from gcsearch.files import write_text
 
 
 def train_command(
-    name: str, assignments: Sequence[str], output: Path | None, num_threads: int, device: str, *, as_json: bool
+    name: str,
+    *,
+    assignments: Sequence[str],
+    imports: Sequence[str],
+    output: Path | None,
+    num_threads: int,
+    device: str,
+    as_json: bool,
 ) -> int:
     """Train one experiment. Exit code 1 if it diverged, 130 if interrupted."""
     from gcsearch.training.session import chosen_device, run_training
@@ -26,7 +33,7 @@ def train_command(
     if num_threads < 1:
         raise ConfigError(f"--cpus-per-worker must be at least 1, got {num_threads}.")
     chosen = chosen_device(device)
-    experiment = load_experiment(find_experiment(name), assignments)
+    experiment = load_experiment(find_experiment(name), assignments, imports)
     directory = output or Path("runs") / experiment.name
     with LiveView(progress, 1) as view, _interruptible() as interrupted:
         outcome = run_training(

@@ -78,6 +78,18 @@ class Document:
             document = document.with_values({key: value}, place=_one_line(f"--set {assignment}"))
         return document
 
+    def with_imports(self, modules: Sequence[str]) -> Document:
+        """Copy with modules of the command line added to those under `imports`."""
+        named = self.data.get("imports", [])
+        if not modules or not isinstance(named, list):  # what is no list is refused where modules are imported
+            return self
+        wanted = [*named, *(module for module in dict.fromkeys(modules) if module not in named)]
+        document = self.with_values({"imports": wanted}, place="--import")
+        for index in range(len(wanted)):
+            path: KeyPath = ("imports", index)
+            document.places[path] = self.where(path) if index < len(named) else f"--import {wanted[index]}"
+        return document
+
 
 def parse_assignment(text: str) -> tuple[str, Any]:
     """``a.b=value`` as dotted key and value; the value is read as YAML."""

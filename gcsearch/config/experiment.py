@@ -286,6 +286,6 @@ def find_experiment(name: str, beside: Path | None = None) -> Path:
     raise ConfigError(f"experiment '{name}': no file {name}.yaml in an experiments folder. {suggestion(name, known)}")
 
 
-def load_experiment(path: Path | str, assignments: Sequence[str] = ()) -> Experiment:
-    """Experiment from a file, with ``key=value`` overrides applied."""
-    return Experiment.from_document(read_document(Path(path)).with_assignments(assignments))
+def load_experiment(path: Path | str, assignments: Sequence[str] = (), imports: Sequence[str] = ()) -> Experiment:
+    """Experiment from a file, with ``key=value`` overrides applied and modules added to its `imports`."""
+    return Experiment.from_document(read_document(Path(path)).with_assignments(assignments).with_imports(imports))

@@ -181,6 +181,7 @@ def load_study(
     name: str | None = None,
     trials: int | None = None,
     assignments: Sequence[str] = (),
+    imports: Sequence[str] = (),
 ) -> StudySpec:
     """Read and validate a study file.
 
@@ -190,6 +191,7 @@ def load_study(
         name: Replaces the study's name.
         trials: Replaces `budget.trials`.
         assignments: ``key=value`` overrides of the experiment.
+        imports: Modules to import besides those that the experiment names.
 
     Raises:
         ConfigError: Anything that is wrong, with file and line.
@@ -210,7 +212,7 @@ def load_study(
     except ConfigError as error:
         place = "--experiment" if experiment else document.where(("experiment",))
         raise ConfigError(f"{place}: {error}") from None
-    base = read_document(found).with_assignments(assignments)
+    base = read_document(found).with_assignments(assignments).with_imports(imports)
     built = Experiment.from_document(base)
 
     study_name = str(name or document.data.get("name") or path.stem)

@@ -39,6 +39,24 @@ def test_the_documented_component_trains_from_its_file(documented: Path) -> None
     assert "softened" in (documented / "runs" / "softened" / "config.yaml").read_text()
 
 
+def test_a_module_of_the_command_line_is_one_of_the_experiment(documented: Path) -> None:
+    path = documented / "softened.yaml"
+    named = load_experiment(path)
+    path.write_text(path.read_text().replace("imports: [my_coupling]\n", ""))
+    given = load_experiment(path, imports=["my_coupling"])
+    assert given == named
+    assert given.fingerprint == named.fingerprint
+    assert load_experiment(path, imports=["my_coupling", "my_coupling"]).imports == ("my_coupling",)
+
+
+def test_modules_of_the_command_line_come_after_those_of_the_file_and_are_named_in_messages(documented: Path) -> None:
+    path = documented / "softened.yaml"
+    (documented / "second.py").write_text("")
+    assert load_experiment(path, imports=["second", "my_coupling"]).imports == ("my_coupling", "second")
+    with pytest.raises(ConfigError, match=r"--import absent: imports: there is no module 'absent'"):
+        load_experiment(path, imports=["absent"])
+
+
 @pytest.mark.slow
 def test_the_documented_component_runs_in_the_processes_of_a_study(documented: Path) -> None:
     (documented / "space.yaml").write_text(
