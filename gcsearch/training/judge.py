@@ -24,10 +24,12 @@ class Judgement:
 
     Attributes:
         scores: Values under their full names, e.g. ``eval/fid``; NaN where the network's output was not finite.
+        identities: What each of them means; only equal identities may be compared.
         collapsed: Whether all samples are the same.
     """
 
     scores: dict[str, float]
+    identities: dict[str, str]
     collapsed: bool
 
 
@@ -42,7 +44,6 @@ class Judge:
 
     def __init__(self, experiment: Experiment, examples: Examples, device: torch.device) -> None:
         evaluation, extractor = experiment.evaluation, experiment.extractor
-        self.is_image = examples.is_image
         self.evaluator = Evaluator(
             metrics=evaluation.metrics,
             extractor=extractor,
@@ -62,17 +63,13 @@ class Judge:
         online = self.evaluator.scores(models.online)
         scores = {f"eval/{name}": value for name, value in averaged.scores.items()}
         scores |= {f"eval/{name}_online": value for name, value in online.items()}
-        return Judgement(scores=scores, collapsed=averaged.collapsed)
+        identities = {
+            f"eval/{name}{suffix}": text
+            for name, text in self.evaluator.identities.items()
+            for suffix in ("", "_online")
+        }
+        return Judgement(scores=scores, identities=identities, collapsed=averaged.collapsed)
 
-    @property
-    def identities(self) -> dict[str, str]:
-        """Identity of every score, under the names that a `Judgement` uses."""
-        identities = self.evaluator.identities
-        return {f"eval/{name}{suffix}": text for name, text in identities.items() for suffix in ("", "_online")}
-
-    def write_grid(self, models: Models, path: Path) -> bool:
-        """Write the grid of the averaged weights' first samples; False if the data are not images."""
-        if not self.is_image:
-            return False
+    def write_grid(self, models: Models, path: Path) -> None:
+        """Write the grid of the averaged weights' first samples, which are images."""
         write_png(path, self.evaluator.generate(models.ema, GRID_SAMPLES))
-        return True

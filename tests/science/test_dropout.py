@@ -69,7 +69,7 @@ def test_words_are_those_of_split_mix():
     assert list(split_mix(1234567, 4)) == published
     assert [layer_key(layer) % 2**64 for layer in range(3)] == list(split_mix(0, 3))
     for seed, layer in itertools.product((0, 1, 2**63, 2**64 - 1), (0, 7)):
-        words = [word % 2**32 for word in random_words(seed_tensor(seed), layer, 500).tolist()]
+        words = [word % 2**32 for word in random_words(seed_tensor(seed), layer, torch.arange(500)).tolist()]
         assert words == expected_words(seed, layer, 500)
 
 
@@ -125,7 +125,9 @@ def test_masks_of_layers_and_of_neighbouring_seeds_are_independent(probability):
 
 def test_layers_of_other_shapes_share_no_rows_of_words():
     # Every word is met once: no layer's words are those of another one, shifted.
-    words = torch.cat([random_words(seed_tensor(seed), layer, 500) for seed in range(10) for layer in range(20)])
+    words = torch.cat(
+        [random_words(seed_tensor(seed), layer, torch.arange(500)) for seed in range(10) for layer in range(20)]
+    )
     expected = words.numel() ** 2 / 2**33
     assert words.numel() - len(words.unique()) <= expected + 5 * expected**0.5
 

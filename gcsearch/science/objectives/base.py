@@ -61,7 +61,8 @@ class LossTerms:
 
     Attributes:
         loss: Mean over the batch, to be minimised.
-        forward_units: Cost of the step in network forwards of one example; forward + backward = 3.
+        forward_units: Cost of the step in network forwards of one example; forward + backward = 3. Of this process's
+            share of the batch; the caller adds them up.
     """
 
     loss: Scalar
@@ -123,6 +124,7 @@ def training_pairs(recipe: Recipe, models: Models, data: Batch, draws: StepDraws
         predictors=models.predictors,
         selection=draws.selection,
         progress=step / num_steps,
+        share=draws.share,
     )
     return Pairs(ends=recipe.coupling.pair(batch), sigma_lower=sigma_lower, sigma_upper=sigma_upper)
 

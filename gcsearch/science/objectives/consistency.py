@@ -43,8 +43,7 @@ class Consistency(Objective):
         output = models.online(upper, pairs.sigma_upper, draws.dropout_seed)
 
         weight = recipe.weighting.weight(pairs.sigma_lower, pairs.sigma_upper)
-        batch_size = data.shape[0]
         return LossTerms(
             loss=mean_loss(recipe.distance(output, target), weight),
-            forward_units=4 * batch_size + recipe.coupling.num_generated(batch_size, step / num_steps),
+            forward_units=4 * data.shape[0] + pairs.ends.num_generated,
         )

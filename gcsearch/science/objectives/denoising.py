@@ -27,7 +27,7 @@ class Denoising(Objective):
     def __call__(
         self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
     ) -> LossTerms:
-        process, progress = recipe.process, step / num_steps
+        process = recipe.process
         sigma = recipe.levels.quantile(draws.level_uniforms, process)
         batch = Unpaired(
             data=data,
@@ -36,7 +36,8 @@ class Denoising(Objective):
             process=process,
             predictors=models.predictors,
             selection=draws.selection,
-            progress=progress,
+            progress=step / num_steps,
+            share=draws.share,
         )
         ends = recipe.coupling.pair(batch)
         noisy = process.add_noise(ends.data, ends.noise, sigma)
@@ -44,8 +45,7 @@ class Denoising(Objective):
         level = process.coefficients(sigma)
         variance = process.sigma_data**2
         weight = (level.data.square() * variance + level.noise.square()) / (level.noise.square() * variance)
-        batch_size = data.shape[0]
         return LossTerms(
             loss=mean_loss(errors.flatten(1).square().mean(1), weight),
-            forward_units=3 * batch_size + recipe.coupling.num_generated(batch_size, progress),
+            forward_units=3 * data.shape[0] + ends.num_generated,
         )
