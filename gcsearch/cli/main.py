@@ -80,7 +80,10 @@ def train(
         Optional[Path],  # noqa: UP045 - typer reads it
         typer.Option("--output", help="Folder of the run. Default: runs/<name>."),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", help="Processes that share the batch.")] = 1,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045 - typer reads it
+        typer.Option("--workers", help="Processes that share every batch. Default: training.num_workers."),
+    ] = None,
     cpus_per_worker: Annotated[
         int, typer.Option("--cpus-per-worker", help="CPU threads; equal numbers give equal bits.")
     ] = 1,
@@ -93,7 +96,7 @@ def train(
     """
     from gcsearch.cli.training import train_command
 
-    assignments = [*(set_ or []), f"training.num_workers={workers}"] if workers != 1 else set_ or []
+    assignments = [*(set_ or []), *([] if workers is None else [f"training.num_workers={workers}"])]
     raise typer.Exit(train_command(experiment, assignments, output, cpus_per_worker, device, as_json=json))
 
 

@@ -16,7 +16,7 @@ from gcsearch.data import Examples
 from gcsearch.data.batches import Batches
 from gcsearch.errors import CheckpointError, TrialDiverged
 from gcsearch.science.randomness import draw_step
-from gcsearch.training.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint
+from gcsearch.training.checkpoint import Checkpoint, copy_checkpoint, load_own_checkpoint
 from gcsearch.training.distributed import Group, check_same_weights
 from gcsearch.training.judge import Judge, Judgement
 from gcsearch.training.step import Learner
@@ -285,16 +285,11 @@ class Trainer:
             CheckpointError: It cannot be read, or belongs to another experiment or frozen predictor.
         """
         path = self.latest_path
-        if path is None or not path.exists():
+        if path is None:
             return None
         # Via the host where the checkpoint goes on to other processes, which have other devices.
-        checkpoint = load_checkpoint(path, self.device if self.group.size == 1 else "cpu")
-        if checkpoint.fingerprint != self.experiment.fingerprint:
-            raise CheckpointError(
-                f"{path}: was written for the experiment {checkpoint.fingerprint[:12]}, this one is "
-                f"{self.experiment.fingerprint[:12]}. Use another folder, or the old values."
-            )
-        if checkpoint.frozen_sha256 != self.learner.frozen_sha256:
+        checkpoint = load_own_checkpoint(path, self.experiment, self.device if self.group.size == 1 else "cpu")
+        if checkpoint is not None and checkpoint.frozen_sha256 != self.learner.frozen_sha256:
             raise CheckpointError(
                 f"{path}: the frozen predictor must be the one this training began with, got other weights in "
                 "coupling.checkpoint. Use another folder, or put the old file back."
