@@ -4,8 +4,8 @@ A trial of one process trains in the process that Tune gives it. A trial of seve
 Tune's process only passes their messages on. The trainer is the same and knows nothing of Ray.
 
 A message is one of ``{"samples": [images, path]}``, ``{"progress": [images, images_per_second]}``, ``{"result": ...}``
-at a rung, and at last ``{"outcome": {"state": ..., "reason": ...}}``. A trial of several processes also says where it is:
-``{"placed": id}`` with its placement group, or ``{"unplaced": workers}`` if it got none.
+at a rung, and at last ``{"outcome": {"state": ..., "reason": ...}}``. A trial of several processes also says where it
+is: ``{"placed": id}`` with its placement group, or ``{"unplaced": workers}`` if it got none.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MESSAGE: Final = "gcsearch"
 """Key of our messages in Tune's reports."""
 
 COMMUNICATION_TIMEOUT_S: Final = 2 * 3600
-"""Longest wait of one process for another: while the first one evaluates or computes a reference. Ray ends all processes
-of a training as soon as one of them is gone, so this bounds nothing else."""
+"""Longest wait of one process for another: while the first one evaluates or computes a reference. Ray ends all
+processes of a training as soon as one of them is gone, so this bounds nothing else."""
 
 
 @lru_cache(maxsize=1)

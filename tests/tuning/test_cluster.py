@@ -1,5 +1,6 @@
 """Room for trials on a cluster, and what becomes of the places of trials that have ended."""
 
+import importlib
 import re
 
 import pytest
@@ -76,7 +77,8 @@ def test_resources_that_cannot_be_had_are_refused(resources, words):
 def test_places_of_ended_trials_are_waited_for_and_taken_away_if_they_stay(monkeypatch):
     table = {"a": {"state": "CREATED"}, "b": {"state": "CREATED"}}
     taken, now = [], [0.0]
-    monkeypatch.setattr("ray.util.placement_group.placement_group_table", lambda: table)
+    module = importlib.import_module("ray.util.placement_group")  # by its path, it is a function
+    monkeypatch.setattr(module, "placement_group_table", lambda: table)
     monkeypatch.setattr(cluster, "_take_away", taken.append)
     monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
     places = Places()
