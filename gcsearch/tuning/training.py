@@ -120,9 +120,8 @@ def train_on_workers(
         workers=experiment.training.num_workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
     )
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
-        load_own_checkpoint(
-            directory / "checkpoints" / "latest.pt", experiment
-        )  # wrong ones are said before Ray starts
+        # A wrong one is said before Ray starts.
+        load_own_checkpoint(directory / "checkpoints" / "latest.pt", experiment)
         training = OneTraining(TrainingRecord(experiment, directory, ledger, on_event), max_failures, on_progress)
         try:
             with ray_cluster(None) as nodes:

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from gcsearch.errors import ConfigError
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.tuning.driver import Driver
 from gcsearch.tuning.spec import load_study
