@@ -59,15 +59,10 @@ class Unpaired:
 
 @dataclass(frozen=True, kw_only=True)
 class EndPoints:
-    """End points of a batch of flows: the training states are a(sigma) data + b(sigma) noise.
-
-    Attributes:
-        num_generated: How many of the data were generated; each took one forward pass of the predictor.
-    """
+    """End points of a batch of flows: the training states are a(sigma) data + b(sigma) noise."""
 
     data: Batch
     noise: Batch
-    num_generated: int = 0
 
 
 class Coupling(Component, ABC):
@@ -239,4 +234,4 @@ class Generator(Coupling):
             generated = batch.predictors[self.predictor](noisy, sigma)
             if self.clamp:
                 generated = generated.clamp(-1, 1)
-        return EndPoints(data=data.index_copy(0, chosen, generated), noise=noise, num_generated=count)
+        return EndPoints(data=data.index_copy(0, chosen, generated), noise=noise)

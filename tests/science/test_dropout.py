@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 from gcsearch.science import dropout as module_of_dropout
-from gcsearch.science.dropout import Dropout, keep_mask, layer_key, random_words, seed_tensor
+from gcsearch.science.dropout import Dropout, keep_mask, layer_key, random_words, seed_of_rows, seed_tensor
 
 SEED = seed_tensor(0)
 
@@ -153,6 +153,15 @@ def test_rectangles_of_four_entries_are_independent(probability):
     first, second = entries[::2], entries[1::2]
     products = (first * second)[:, ::2] * (first * second)[:, 1::2]
     assert abs(products.mean().item()) * products.numel() ** 0.5 < 4.5
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 6, 5)])
+def test_rows_of_a_part_have_the_masks_that_they_have_in_the_whole_batch(shape):
+    rows = torch.tensor([5, 63, 0, 17])
+    whole = keep_mask((64, *shape), 0.5, seed_tensor(9), 3)
+    part = keep_mask((4, *shape), 0.5, seed_of_rows(9, rows), 3)
+    torch.testing.assert_close(part, whole[rows], rtol=0, atol=0)
+    assert (part != whole[:4]).any()
 
 
 # The layer --------------------------------------------------------------------------------------------------------

@@ -129,6 +129,12 @@ def training_pairs(recipe: Recipe, models: Models, data: Batch, draws: StepDraws
     return Pairs(ends=recipe.coupling.pair(batch), sigma_lower=sigma_lower, sigma_upper=sigma_upper)
 
 
+def num_generated(recipe: Recipe, draws: StepDraws, batch_size: int, progress: float) -> int:
+    """How many of the `batch_size` examples of this share of a batch get a generated end point."""
+    share = draws.share
+    return share.of(recipe.coupling.num_generated(batch_size * share.count, progress))
+
+
 def mean_loss(distance: PerExample, weight: PerExample) -> Scalar:
     """Mean over the batch of lambda(sigma) D."""
     return (weight * distance).mean()

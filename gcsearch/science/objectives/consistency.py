@@ -12,6 +12,7 @@ from gcsearch.science.objectives.base import (
     Objective,
     Recipe,
     mean_loss,
+    num_generated,
     objectives,
     training_pairs,
 )
@@ -43,7 +44,8 @@ class Consistency(Objective):
         output = models.online(upper, pairs.sigma_upper, draws.dropout_seed)
 
         weight = recipe.weighting.weight(pairs.sigma_lower, pairs.sigma_upper)
+        batch_size = data.shape[0]
         return LossTerms(
             loss=mean_loss(recipe.distance(output, target), weight),
-            forward_units=4 * data.shape[0] + pairs.ends.num_generated,
+            forward_units=4 * batch_size + num_generated(recipe, draws, batch_size, step / num_steps),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gcsearch.science.couplings import Unpaired
-from gcsearch.science.objectives.base import LossTerms, Models, Objective, Recipe, mean_loss, objectives
+from gcsearch.science.objectives.base import LossTerms, Models, Objective, Recipe, mean_loss, num_generated, objectives
 from gcsearch.science.randomness import StepDraws
 from gcsearch.science.shapes import Batch
 
@@ -27,7 +27,7 @@ class Denoising(Objective):
     def __call__(
         self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
     ) -> LossTerms:
-        process = recipe.process
+        process, progress = recipe.process, step / num_steps
         sigma = recipe.levels.quantile(draws.level_uniforms, process)
         batch = Unpaired(
             data=data,
@@ -36,7 +36,7 @@ class Denoising(Objective):
             process=process,
             predictors=models.predictors,
             selection=draws.selection,
-            progress=step / num_steps,
+            progress=progress,
             share=draws.share,
         )
         ends = recipe.coupling.pair(batch)
@@ -45,7 +45,8 @@ class Denoising(Objective):
         level = process.coefficients(sigma)
         variance = process.sigma_data**2
         weight = (level.data.square() * variance + level.noise.square()) / (level.noise.square() * variance)
+        batch_size = data.shape[0]
         return LossTerms(
             loss=mean_loss(errors.flatten(1).square().mean(1), weight),
-            forward_units=3 * data.shape[0] + ends.num_generated,
+            forward_units=3 * batch_size + num_generated(recipe, draws, batch_size, progress),
         )
