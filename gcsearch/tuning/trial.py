@@ -14,7 +14,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -135,8 +135,7 @@ def run_trial_on_workers(config: dict[str, Any]) -> None:
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        failures = [getattr(failure, "_base_exc", failure) for _, failure in sorted(error.worker_failures.items())]
-        if fault := fault_in(failures):
+        if fault := fault_in([failure for _, failure in sorted(error.worker_failures.items())]):
             _send_to_tune(outcome={"state": "failed", "reason": describe(fault)})
         raise
     except ControllerError as error:
@@ -145,16 +144,18 @@ def run_trial_on_workers(config: dict[str, Any]) -> None:
         raise
 
 
-def fault_in(failures: list[BaseException]) -> BaseException | None:
+def fault_in(failures: Sequence[BaseException]) -> BaseException | None:
     """The error of the training among what ended its processes; None if one of them is just gone.
 
     When a process dies, the others fail too, with errors that say nothing. When one raises, they lose it.
-    """
-    from ray.exceptions import RayError
 
-    if any(isinstance(failure, RayError) for failure in failures):
+    Args:
+        failures: As Ray Train has them: what a process raised is wrapped, what happened to it is an error of Ray's.
+    """
+    raised = [getattr(failure, "_base_exc", None) for failure in failures]
+    if None in raised:
         return None
-    return next((failure for failure in failures if not isinstance(failure, WorkerLost)), None)
+    return next((error for error in raised if not isinstance(error, WorkerLost)), None)
 
 
 def _run_worker(config: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import RayError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback  # what Ray Train wraps errors in
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -148,11 +148,17 @@ def test_a_wait_for_a_place_ends_with_an_error(hooks, monkeypatch):
         scheduler.choose_trial_to_run(controller)
 
 
+def raised(error):
+    return UserExceptionWithTraceback(error, "Traceback")
+
+
 def test_the_fault_is_told_from_what_follows_from_it():
-    fault = ValueError("bad")
-    assert fault_in([WorkerLost("peer"), fault]) is fault
-    assert fault_in([WorkerLost("peer"), WorkerLost("peer")]) is None
-    assert fault_in([RuntimeError("communication"), RayError("died")]) is None
+    fault, lost, died = ValueError("bad"), raised(WorkerLost("peer")), RuntimeError("its process is gone")
+    assert fault_in([lost, raised(fault)]) is fault
+    assert fault_in([raised(fault), lost]) is fault
+    assert fault_in([lost, lost]) is None
+    assert fault_in([raised(RuntimeError("communication")), died]) is None
+    assert fault_in([died]) is None
     assert fault_in([]) is None
 
 
