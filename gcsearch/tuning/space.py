@@ -312,10 +312,7 @@ def parse_space(spec: Any, document: Document, path: KeyPath = ("space",)) -> Sp
                 f"--set {key}=... for the whole study."
             )
         if key == "training.num_workers":
-            raise ConfigError(
-                f"{place}: space.{key} must not be searched: it changes how a trial is run, not what comes out. Set "
-                "resources.workers."
-            )
+            raise ConfigError(f"{place}: space.{key} must not be searched: it changes no score. Set resources.workers.")
         when = value.get("when", {}) if isinstance(value, dict) else {}
         if not isinstance(when, dict):
             raise ConfigError(f"{place}: space.{key}.when must be a mapping of keys to values, got {describe(when)}.")

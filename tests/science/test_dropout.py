@@ -267,15 +267,16 @@ class Masks(nn.Module):
         return self.first(image, seed), self.second(point, seed)
 
 
+@pytest.mark.parametrize("make_seed", [seed_tensor, lambda seed: seed_of_rows(seed, torch.tensor([9, 0, 7, 3, 64]))])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_masks_are_the_same_compiled_in_one_graph_for_all_seeds(backend, plain_functions, compile_counter):
+def test_masks_are_the_same_compiled_in_one_graph_for_all_seeds(backend, make_seed, plain_functions, compile_counter):
     network, counter = Masks(), compile_counter(backend)
     compiled = torch.compile(network, fullgraph=True, backend=counter)
     image = torch.ones(5, 6, 7, 3).contiguous(memory_format=torch.channels_last)
     point = torch.ones(5, 33)
     for seed in (0, 1, 2, 5, 2**63, 2**64 - 1):
-        outputs = compiled(image, point, seed_tensor(seed))
-        for output, expected in zip(outputs, network(image, point, seed_tensor(seed)), strict=True):
+        outputs = compiled(image, point, make_seed(seed))
+        for output, expected in zip(outputs, network(image, point, make_seed(seed)), strict=True):
             torch.testing.assert_close(output == 0, expected == 0)
             torch.testing.assert_close(output, expected)
     assert counter.frame_count == 1
