@@ -176,9 +176,9 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     return output
 
 
-def wait_for_result(runs: Runs, process: subprocess.Popen[str]) -> None:
+def wait_for_result(ledger: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 150
-    while not ((runs.directory / LEDGER_NAME).exists() and any(e["event"] == "result" for e in runs.events())):
+    while not (ledger.exists() and any(event["event"] == "result" for event in read_events(ledger))):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -216,7 +216,7 @@ def test_a_study_of_two_workers_a_trial_finishes_and_leaves_nothing(runs, alone)
 @pytest.mark.parametrize("failures", [1, 0])
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(runs, alone, failures):
     process = runs.study(trials=1, failures=failures)
-    wait_for_result(runs, process)
+    wait_for_result(runs.directory / LEDGER_NAME, process)
     workers = runs.left_over("ray::RayTrainWorker")
     assert len(workers) == 2
     os.kill(max(workers), signal.SIGKILL)
@@ -247,20 +247,44 @@ def test_a_study_that_finds_no_place_says_so_and_goes_on_later(runs, held):
     runs.wait_until_gone()
 
 
+COMMAND = ["-m", "gcsearch.cli.main", "train", "tiny", "--output", "out", "--json"]
+
+
+def test_ctrl_c_ends_a_training_soon_and_it_goes_on_in_one_process(runs):
+    command = [*COMMAND, "--set", "training.num_images=51200"]
+    process = runs.start(*command, "--workers", "2")
+    ledger = runs.folder / "out" / LEDGER_NAME
+    wait_for_result(ledger, process)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    finish(process, code=130)
+    assert time.monotonic() - started < 30
+    events = read_events(ledger)
+    assert [event["event"] for event in events][-2:] == ["trial_ended", "study_interrupted"]
+    known = StudyState(events).trials["0000"].images
+    assert StudyState(events).trials["0000"].state == "interrupted"
+    assert 512 <= known < 51_200
+    runs.wait_until_gone()
+    finish(runs.start(*command, "--workers", "1"))
+    state = StudyState(read_events(ledger))
+    assert (state.ended, state.trials["0000"].state) == (True, "completed")
+    reported = [event["images"] for event in read_events(ledger) if event["event"] == "result"]
+    assert reported == list(range(512, 51_201, 512)), "no rung is missing, and none is there twice"
+
+
 def test_the_command_trains_with_workers_and_goes_on_without(runs, alone):
-    command = ["-m", "gcsearch.cli.main", "train", "tiny", "--output", "out", "--json"]
-    output = finish(runs.start(*command, "--workers", "2"))
+    output = finish(runs.start(*COMMAND, "--workers", "2"))
     assert '"completed"' in output
     events = read_events(runs.folder / "out" / LEDGER_NAME)
     record = StudyState(events).trials["0000"]
     check_results(record.results, alone)
     assert [event["event"] for event in events][-2:] == ["trial_ended", "study_ended"]
     before = load_checkpoint(runs.folder / "out" / "checkpoints" / "latest.pt")
-    finish(runs.start(*command, "--workers", "1"))
+    finish(runs.start(*COMMAND, "--workers", "1"))
     after = load_checkpoint(runs.folder / "out" / "checkpoints" / "latest.pt")
     assert before.step == after.step == 64
-    output = finish(runs.start(*command, "--workers", "3"), code=2)
+    output = finish(runs.start(*COMMAND, "--workers", "3"), code=2)
     assert "training.batch_size must be a multiple of num_workers = 3, got 32" in output
-    output = finish(runs.start(*command, "--workers", "32"), code=2)
+    output = finish(runs.start(*COMMAND, "--workers", "32"), code=2)
     assert "a trial of 32 workers must fit into the cluster" in output
     runs.wait_until_gone()
