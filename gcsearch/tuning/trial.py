@@ -150,12 +150,12 @@ def fault_in(failures: Sequence[BaseException]) -> BaseException | None:
     When a process dies, the others fail too, with errors that say nothing. When one raises, they lose it.
 
     Args:
-        failures: As Ray Train has them: what a process raised is wrapped, what happened to it is an error of Ray's.
+        failures: As Ray Train has them: what a process raised, or an error of Ray's about what happened to it.
     """
-    raised = [getattr(failure, "_base_exc", None) for failure in failures]
-    if None in raised:
+    errors = [getattr(failure, "_base_exc", failure) for failure in failures]
+    if any(type(error).__module__.startswith("ray.") for error in errors):
         return None
-    return next((error for error in raised if not isinstance(error, WorkerLost)), None)
+    return next((error for error in errors if not isinstance(error, WorkerLost)), None)
 
 
 def _run_worker(config: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback  # what Ray Train wraps errors in
+from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -148,18 +149,20 @@ def test_a_wait_for_a_place_ends_with_an_error(hooks, monkeypatch):
         scheduler.choose_trial_to_run(controller)
 
 
-def raised(error):
+def wrapped(error):
     return UserExceptionWithTraceback(error, "Traceback")
 
 
 def test_the_fault_is_told_from_what_follows_from_it():
-    fault, lost, died = ValueError("bad"), raised(WorkerLost("peer")), RuntimeError("its process is gone")
-    assert fault_in([lost, raised(fault)]) is fault
-    assert fault_in([raised(fault), lost]) is fault
+    fault, lost = ValueError("bad"), WorkerLost("peer")
+    assert fault_in([lost, fault]) is fault
+    assert fault_in([wrapped(fault), wrapped(lost)]) is fault
     assert fault_in([lost, lost]) is None
-    assert fault_in([raised(RuntimeError("communication")), died]) is None
-    assert fault_in([died]) is None
+    assert fault_in([wrapped(lost)]) is None
     assert fault_in([]) is None
+    for died in (RayActorError(), WorkerHealthCheckFailedError("gone", RayActorError())):
+        assert fault_in([RuntimeError("communication"), died]) is None
+        assert fault_in([died]) is None
 
 
 # Where the number of workers comes from ---------------------------------------------------------------------------
