@@ -69,6 +69,12 @@ class TrialDiverged(GCSearchError):  # noqa: N818 - an outcome of a trial, not a
     exit_code = 1
 
 
+class TrialFailed(GCSearchError):  # noqa: N818 - an outcome of a trial, like the one above
+    """A training in other processes raised an error, or its processes died too often."""
+
+    exit_code = 1
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Sentence that names the nearest known word and lists the others.
 

@@ -127,7 +127,11 @@ class RungResult:
 
 @dataclasses.dataclass(kw_only=True)
 class TrialRecord:
-    """What the ledger knows about one trial."""
+    """What the ledger knows about one trial.
+
+    Attributes:
+        losses: How often a process of the trial was gone before the trial was over.
+    """
 
     trial: str
     kind: str = "trial"
@@ -142,6 +146,7 @@ class TrialRecord:
     samples: dict[int, str] = dataclasses.field(default_factory=dict)
     started: str = ""
     ended: str | None = None
+    losses: int = 0
 
     @property
     def images(self) -> int:
@@ -226,6 +231,8 @@ class StudyState:
             )
         elif kind == "samples":
             record.samples[event["images"]] = event["path"]
+        elif kind == "trial_lost":
+            record.losses += 1
         elif kind == "trial_ended":
             record.state, record.reason, record.ended = event["state"], event.get("reason"), event["time"]
 

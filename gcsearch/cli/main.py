@@ -107,7 +107,10 @@ def train(
         Optional[Path],  # noqa: UP045 - typer reads it
         typer.Option("--output", help="Folder of the run. Default: runs/<name>."),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", help="Processes that share the batch.")] = 1,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045 - typer reads it
+        typer.Option("--workers", help="Processes that share every batch. Default: training.num_workers."),
+    ] = None,
     cpus_per_worker: Annotated[
         int, typer.Option("--cpus-per-worker", help="CPU threads; equal numbers give equal bits.")
     ] = 1,
@@ -120,10 +123,9 @@ def train(
     """
     from gcsearch.cli.training import train_command
 
-    assignments = [*(set_ or []), f"training.num_workers={workers}"] if workers != 1 else set_ or []
     code = train_command(
         experiment,
-        assignments=assignments,
+        assignments=[*(set_ or []), *([] if workers is None else [f"training.num_workers={workers}"])],
         imports=import_ or [],
         output=output,
         num_threads=cpus_per_worker,

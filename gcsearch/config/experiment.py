@@ -42,7 +42,8 @@ class Training:
         batch_size: Images per step, over all workers.
         precision: Arithmetic inside the network.
         compile: Compile the network with torch.compile.
-        num_workers: Processes that share the batch.
+        num_workers: Processes that share every batch. They train as one process would, up to the order of additions,
+            so this is how a recipe is run and no part of it: fingerprints leave it out.
     """
 
     num_images: int = 512_000
@@ -52,14 +53,14 @@ class Training:
     num_workers: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "batch_size"):
+        for name in ("num_images", "batch_size", "num_workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch_size > self.num_images:
             raise ValueError(f"batch_size must be at most num_images = {self.num_images}, got {self.batch_size}")
-        if self.num_workers != 1:
+        if self.batch_size % self.num_workers:
             raise ValueError(
-                f"num_workers must be 1, got {self.num_workers}. Training over several processes is not there yet"
+                f"batch_size must be a multiple of num_workers = {self.num_workers}, got {self.batch_size}"
             )
 
     @property
@@ -235,7 +236,7 @@ class Experiment:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the canonical configuration without its name: equal if and only if the trainings are equal."""
+        """sha256 of the canonical configuration without name and workers: equal if and only if the trainings are."""
         return _digest({key: value for key, value in self.to_dict().items() if key != "name"})
 
     @property
@@ -260,6 +261,8 @@ class Experiment:
 
 
 def _digest(data: dict[str, Any]) -> str:
+    training = {key: value for key, value in data["training"].items() if key != "num_workers"}
+    data = data | {"training": training}
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

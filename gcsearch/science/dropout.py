@@ -24,7 +24,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from gcsearch.science.shapes import DropoutSeed, Mask, Words
+from gcsearch.science.shapes import DropoutSeed, Indices, Mask, Words
 
 
 def signed(value: int, bits: int) -> int:
@@ -46,13 +46,22 @@ def seed_tensor(seed: int, device: torch.device | str = "cpu") -> DropoutSeed:
     return torch.full((), signed(seed, 64), dtype=torch.int64, device=device)
 
 
+def seed_of_rows(seed: int, rows: Indices) -> DropoutSeed:
+    """Seed for a part of a batch, of shape (1 + B,): the seed, then each example's row in the whole batch.
+
+    The part gets the masks that its rows have when the batch is treated as a whole.
+    """
+    return torch.cat([seed_tensor(seed, rows.device)[None], rows])
+
+
 def keep_mask(shape: Sequence[int], probability: float, seed: DropoutSeed, layer: int) -> Mask:
     """Which entries stay: each one with probability 1 - `probability`, independently.
 
     Args:
         shape: (B, *event). The mask of a row does not depend on B.
         probability: Share of entries to drop, in [0, 1); resolved to 2^-32.
-        seed: Seed on the device of the mask; every bit of it counts, and neighbours are unrelated.
+        seed: Seed on the device of the mask; every bit of it counts, and neighbours are unrelated. With a number for
+            each row (see `seed_of_rows`), the mask is that of those rows.
         layer: Number of the layer; other layers have unrelated masks.
 
     Returns:
@@ -60,7 +69,10 @@ def keep_mask(shape: Sequence[int], probability: float, seed: DropoutSeed, layer
     """
     num, *event = shape
     size = math.prod(event)
-    words = random_words(seed, layer, size + num)
+    numbers = torch.arange(size + (num if seed.ndim == 0 else 0), dtype=torch.int64, device=seed.device)
+    if seed.ndim > 0:
+        numbers, seed = torch.cat([numbers, size + seed[1:]]), seed[0]
+    words = random_words(seed, layer, numbers)
     positions, rows = words[:size], words[size:]
     # Channels run fastest: a mask in the memory layout of the activations is cheaper to multiply by.
     mixed = rows.view(num, *[1] * len(event)) ^ positions.view(*event[1:], event[0]).movedim(-1, 0)
@@ -72,15 +84,15 @@ def keep_mask(shape: Sequence[int], probability: float, seed: DropoutSeed, layer
     return mixed >= math.floor(probability * 2**32) - 2**31
 
 
-def random_words(seed: DropoutSeed, layer: int, num: int) -> Words:
-    """A stretch of SplitMix64's sequence from seed 0; of each output the high 32 bits.
+def random_words(seed: DropoutSeed, layer: int, numbers: Indices) -> Words:
+    """Words number `numbers`, 0-based, of a stretch of SplitMix64's sequence from seed 0; of each the high 32 bits.
 
-    It starts after number (`seed` xor `layer_key`) STRIDE. Stretches of neighbouring seeds are far apart, since
-    multiples of the golden ratio are; those of layers are far apart because their keys are random.
+    The stretch starts after number (`seed` xor `layer_key`) STRIDE. Stretches of neighbouring seeds are far apart,
+    since multiples of the golden ratio are; those of layers are far apart because their keys are random.
     """
     start = (seed ^ layer_key(layer)) * STRIDE
     # The start is added before the product: Inductor takes an index times a constant for an exact integer.
-    state = (torch.arange(1, num + 1, dtype=torch.int64, device=seed.device) + start) * STRIDE
+    state = (numbers + (start + 1)) * STRIDE
     state = (state ^ shifted(state, 30, 64)) * LONG_FACTORS[0]
     state = (state ^ shifted(state, 27, 64)) * LONG_FACTORS[1]
     return ((state ^ shifted(state, 31, 64)) >> 32).to(torch.int32)

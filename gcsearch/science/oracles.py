@@ -22,7 +22,7 @@ from gcsearch.science.conversions import Estimate
 from gcsearch.science.flows import Flow
 from gcsearch.science.preconditioning import ConsistencyFunction, per_example
 from gcsearch.science.process import Coefficients, Process
-from gcsearch.science.shapes import Batch, PerExample
+from gcsearch.science.shapes import Batch, DropoutSeed, PerExample
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -253,7 +253,7 @@ class ExactConsistency(ConsistencyFunction):
         self.mean = mean
         self.std = std
 
-    def __call__(self, noisy: Batch, sigma: PerExample, dropout_seed: int | None = None) -> Batch:
+    def __call__(self, noisy: Batch, sigma: PerExample, dropout_seed: int | DropoutSeed | None = None) -> Batch:
         """End of the flow through `noisy`; equal to `noisy` at sigma_min."""
         del dropout_seed
         here = self.process.coefficients(sigma)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gcsearch.science.dropout import seed_tensor
-from gcsearch.science.shapes import Batch, PerExample
+from gcsearch.science.shapes import Batch, DropoutSeed, PerExample
 
 if TYPE_CHECKING:
     from gcsearch.science.process import Process
@@ -91,20 +91,21 @@ class ConsistencyFunction:
         self.process = process
         self.precision = precision
 
-    def __call__(self, noisy: Batch, sigma: PerExample, dropout_seed: int | None = None) -> Batch:
+    def __call__(self, noisy: Batch, sigma: PerExample, dropout_seed: int | DropoutSeed | None = None) -> Batch:
         """Estimate of the data at the end of the flow through `noisy`.
 
         Args:
             noisy: State at level `sigma`.
             sigma: Noise level per example, in [sigma_min, sigma_max].
-            dropout_seed: Seed of the dropout masks, of which 64 bits count; None switches dropout off. Two calls with
-                one seed drop the same entries of each row, on every device, eager or compiled, in either precision.
+            dropout_seed: Seed of the dropout masks, of which 64 bits count, or a tensor that names the rows too (see
+                `gcsearch.science.dropout.seed_of_rows`); None switches dropout off. Two calls with one seed drop the
+                same entries of each row, on every device, eager or compiled, in either precision.
 
         Returns:
             f(noisy, sigma), in fp32, equal to `noisy` at sigma_min.
         """
         coefficients = self.process.preconditioning(sigma)
-        dropout = None if dropout_seed is None else seed_tensor(dropout_seed, noisy.device)
+        dropout = seed_tensor(dropout_seed, noisy.device) if isinstance(dropout_seed, int) else dropout_seed
         scaled = per_example(coefficients.scale, noisy) * noisy
         with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.network(scaled, coefficients.conditioning, dropout)

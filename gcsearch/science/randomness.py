@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcsearch.science.shapes import Batch, Indices, PerExample
+from gcsearch.science.shapes import Batch, DropoutSeed, Indices, PerExample
 
 STREAMS: Final = {
     "initialization": 0,
@@ -51,21 +51,52 @@ def generator(seed: int, stream: str, *position: int, device: torch.device | str
 
 
 @dataclass(frozen=True, kw_only=True)
+class Share:
+    """The part of a batch that one of several processes treats: every `count`-th example of the step's random order.
+
+    A coupling takes the first examples of that order, so what it takes is dealt out evenly: the shares differ by one
+    example at most.
+
+    Attributes:
+        index: Number of the process, 0-based.
+        count: Processes.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"index must be in [0, {self.count}), got {self.index}")
+
+    def of(self, num: int) -> int:
+        """How many of the first `num` examples of the order are in this share."""
+        return len(range(self.index, num, self.count))
+
+
+WHOLE: Final = Share()
+"""All of a batch: one process treats it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepDraws:
-    """All random numbers of one training step, the same for every recipe.
+    """All random numbers of one training step, the same for every recipe; or those of one share of it.
 
     Attributes:
         noise: Source samples z.
         level_uniforms: Uniform numbers in [0, 1); an inverse cumulative distribution turns them into levels, so
             recipes with different grids draw corresponding levels.
         selection: Random order of the examples; a coupling that treats a share of the batch takes the first ones.
-        dropout_seed: Seed of the dropout mask that student and teacher share.
+        dropout_seed: Seed of the dropout mask that student and teacher share; in a share of a batch, the seed with the
+            rows of the whole batch (see `gcsearch.science.dropout.seed_of_rows`).
+        share: Which part of the batch this is.
     """
 
     noise: Batch
     level_uniforms: PerExample
     selection: Indices
-    dropout_seed: int
+    dropout_seed: int | DropoutSeed
+    share: Share = WHOLE
 
     def to(self, device: torch.device | str) -> StepDraws:
         """The same numbers on another device."""

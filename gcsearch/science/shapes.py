@@ -36,5 +36,5 @@ Mask = Bool[Tensor, "B *event"]
 Words = Int32[Tensor, "W"]
 """Random 32-bit words."""
 
-DropoutSeed = Int64[Tensor, ""]
-"""Seed of the dropout masks of a forward pass, on the device."""
+DropoutSeed = Int64[Tensor, "..."]
+"""Seed of the dropout masks of a forward pass, on the device: a number, or a number and then each row's number."""

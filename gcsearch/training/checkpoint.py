@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from gcsearch.config import Experiment
 from gcsearch.errors import CheckpointError
 from gcsearch.files import replacing
 
@@ -77,6 +78,23 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         return Checkpoint(**content)
     except TypeError:
         raise CheckpointError(f"{path}: is not a complete checkpoint. Remove it to start again.") from None
+
+
+def load_own_checkpoint(path: Path, experiment: Experiment, device: torch.device | str = "cpu") -> Checkpoint | None:
+    """Read the checkpoint that a training of `experiment` left, if there is one.
+
+    Raises:
+        CheckpointError: It cannot be read, or belongs to another experiment.
+    """
+    if not path.exists():
+        return None
+    checkpoint = load_checkpoint(path, device)
+    if checkpoint.fingerprint != experiment.fingerprint:
+        raise CheckpointError(
+            f"{path}: was written for the experiment {checkpoint.fingerprint[:12]}, this one is "
+            f"{experiment.fingerprint[:12]}. Use another folder, or the old values."
+        )
+    return checkpoint
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

@@ -296,6 +296,7 @@ class Arm:
                 predictors=models.predictors,
                 selection=draws.selection,
                 progress=0.0,
+                share=draws.share,
             )
             return coupling.pair(batch)
 

@@ -32,10 +32,12 @@ class Judgement:
     Attributes:
         scores: Values under their full names, e.g. ``eval/fid`` and ``diagnostics/transport_cost``; NaN where the
             network's output was not finite.
+        identities: What each score means; only equal identities may be compared. Diagnostics have none.
         collapsed: Whether all samples are the same.
     """
 
     scores: dict[str, float]
+    identities: dict[str, str]
     collapsed: bool
 
 
@@ -55,7 +57,6 @@ class Judge:
         self.experiment = experiment
         self.examples = examples
         self.device = device
-        self.is_image = examples.is_image
         self.evaluator = Evaluator(
             metrics=evaluation.scores,
             extractor=extractor,
@@ -82,7 +83,12 @@ class Judge:
         scores |= {f"eval/{name}_online": value for name, value in online.items()}
         if all(math.isfinite(value) for value in scores.values()):
             scores |= self.diagnose(models, step)
-        return Judgement(scores=scores, collapsed=averaged.collapsed)
+        identities = {
+            f"eval/{name}{suffix}": text
+            for name, text in self.evaluator.identities.items()
+            for suffix in ("", "_online")
+        }
+        return Judgement(scores=scores, identities=identities, collapsed=averaged.collapsed)
 
     def diagnose(self, models: Models, step: int) -> dict[str, float]:
         """Values of the diagnostics, under their full names."""
@@ -124,15 +130,6 @@ class Judge:
     def _flow(self) -> Flow | None:
         return self.experiment.data.ideal_flow(self.experiment.process)
 
-    @property
-    def identities(self) -> dict[str, str]:
-        """Identity of every score, under the names that a `Judgement` uses; diagnostics have none."""
-        identities = self.evaluator.identities
-        return {f"eval/{name}{suffix}": text for name, text in identities.items() for suffix in ("", "_online")}
-
-    def write_grid(self, models: Models, path: Path) -> bool:
-        """Write the grid of the averaged weights' first samples; False if the data are not images."""
-        if not self.is_image:
-            return False
+    def write_grid(self, models: Models, path: Path) -> None:
+        """Write the grid of the averaged weights' first samples, which are images."""
         write_png(path, self.evaluator.generate(models.ema, GRID_SAMPLES))
-        return True

@@ -13,11 +13,90 @@ from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import ConfigError
 from gcsearch.files import write_text
-from gcsearch.ledger import LEDGER_NAME, Event, LedgerWriter, StudyState, read_events
+from gcsearch.ledger import LEDGER_NAME, Event, LedgerWriter, StudyState, TrialRecord, read_events
 from gcsearch.training.trainer import Outcome, Result, Trainer
 
 TRIAL = "0000"
 """Number of the only trial of such a ledger."""
+
+
+class TrainingRecord:
+    """The ledger of one training, and the folder around it.
+
+    Args:
+        experiment: The recipe.
+        directory: The folder.
+        ledger: Open writer of its ledger.
+        on_event: Told of every event, those of earlier runs first.
+    """
+
+    def __init__(
+        self, experiment: Experiment, directory: Path, ledger: LedgerWriter, on_event: Callable[[Event], None]
+    ) -> None:
+        self.experiment = experiment
+        self.directory = directory
+        self.ledger = ledger
+        self.on_event = on_event
+        self.earlier = read_events(directory / LEDGER_NAME)
+        self.state = StudyState(self.earlier)
+
+    @property
+    def reported_images(self) -> int:
+        """Images of the last result that the ledger has."""
+        return self.state.trials[TRIAL].images if TRIAL in self.state.trials else 0
+
+    def begin(self) -> TrialRecord:
+        """Write what comes before the training."""
+        for event in self.earlier:
+            self.on_event(event)
+        experiment, metric = self.experiment, self.experiment.evaluation.scores[0]
+        goal = "minimize" if metric.lower_is_better else "maximize"
+        self.write(
+            "study_started",
+            study=experiment.name,
+            objective={"metric": metric.keys[0], "key": f"eval/{metric.keys[0]}", "goal": goal, "use": "last"},
+            keys=[],
+            horizon_images=experiment.training.num_images,
+            trials=1,
+        )
+        write_text(self.directory / "config.yaml", dump_yaml(experiment.to_dict()))
+        return self.start()
+
+    def start(self) -> TrialRecord:
+        """Write that the training starts, or goes on."""
+        experiment = self.experiment
+        self.write(
+            "trial_started",
+            trial=TRIAL,
+            kind="training",
+            params={},
+            config=experiment.to_dict(),
+            fingerprint=experiment.fingerprint,
+            recipe=experiment.recipe_fingerprint,
+            seed=experiment.seed,
+        )
+        return self.state.trials[TRIAL]
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append an event and tell of it."""
+        record = self.ledger.append(event, **fields)
+        self.state.apply(record)
+        self.on_event(record)
+
+    def result(self, images: int, metrics: dict[str, float], identities: dict[str, str]) -> None:
+        """Write a result."""
+        self.write("result", trial=TRIAL, images=images, metrics=metrics, identities=identities)
+
+    def samples(self, images: int, path: Path) -> None:
+        """Write that there is a sample grid."""
+        self.write("samples", trial=TRIAL, images=images, path=path.relative_to(self.directory).as_posix())
+
+    def end(self, state: str, reason: str | None) -> None:
+        """Write how the training ended. One that was asked to stop is not over: the same call goes on."""
+        is_interrupted = state in ("stopped", "interrupted")
+        ended = "interrupted" if is_interrupted else state
+        self.write("trial_ended", trial=TRIAL, state=ended, reason=reason, images=self.reported_images)
+        self.write("study_interrupted" if is_interrupted else "study_ended")
 
 
 def run_training(
@@ -30,7 +109,7 @@ def run_training(
     on_event: Callable[[Event], None] = lambda _: None,
     on_progress: Callable[[str, int, float], None] = lambda *_: None,
 ) -> Outcome:
-    """Train one experiment into a folder, going on from the folder's checkpoint if there is one.
+    """Train one experiment in this process into a folder, going on from the folder's checkpoint if there is one.
 
     Args:
         experiment: The recipe.
@@ -46,18 +125,11 @@ def run_training(
     """
     experiment.prepare()
     torch.set_num_threads(num_threads)
-    metric = experiment.evaluation.scores[0]
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
-        events = read_events(directory / LEDGER_NAME)
-        state = StudyState(events)
-
-        def write(event: str, **fields: Any) -> None:
-            record = ledger.append(event, **fields)
-            state.apply(record)
-            on_event(record)
+        record = TrainingRecord(experiment, directory, ledger, on_event)
 
         def report(result: Result) -> None:
-            write("result", trial=TRIAL, images=result.images, metrics=result.metrics, identities=result.identities)
+            record.result(result.images, result.metrics, result.identities)
 
         trainer = Trainer(
             experiment,
@@ -66,39 +138,13 @@ def run_training(
             report=report,
             should_stop=should_stop,
             progress=lambda images, speed: on_progress(TRIAL, images, speed),
-            on_samples=lambda images, path: write(
-                "samples", trial=TRIAL, images=images, path=path.relative_to(directory).as_posix()
-            ),
-            reported_images=state.trials[TRIAL].images if TRIAL in state.trials else 0,
+            on_samples=record.samples,
+            reported_images=record.reported_images,
         )
         trainer.check_checkpoint()
-        for event in events:
-            on_event(event)
-        goal = "minimize" if metric.lower_is_better else "maximize"
-        write(
-            "study_started",
-            study=experiment.name,
-            objective={"metric": metric.keys[0], "key": f"eval/{metric.keys[0]}", "goal": goal, "use": "last"},
-            keys=[],
-            horizon_images=experiment.training.num_images,
-            trials=1,
-        )
-        write_text(directory / "config.yaml", dump_yaml(experiment.to_dict()))
-        write(
-            "trial_started",
-            trial=TRIAL,
-            kind="training",
-            params={},
-            config=experiment.to_dict(),
-            fingerprint=experiment.fingerprint,
-            recipe=experiment.recipe_fingerprint,
-            seed=experiment.seed,
-        )
+        record.begin()
         outcome = trainer.fit()
-        # A training that was asked to stop is not over: the same call goes on.
-        ended = "interrupted" if outcome.state == "stopped" else outcome.state
-        write("trial_ended", trial=TRIAL, state=ended, reason=outcome.reason, images=state.trials[TRIAL].images)
-        write("study_interrupted" if outcome.state == "stopped" else "study_ended")
+        record.end(outcome.state, outcome.reason)
         return outcome
 
 

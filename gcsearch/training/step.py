@@ -20,15 +20,16 @@ from gcsearch.science.objectives import Models
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws, derive_seed
 from gcsearch.training.checkpoint import load_checkpoint
+from gcsearch.training.distributed import Group, share_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one step says about itself; tensors stay on the device."""
+    """What one step says about itself, over the whole batch; tensors stay on the device."""
 
     loss: Tensor
     grad_norm: Tensor
-    forward_units: int
+    forward_units: float
 
 
 class Learner:
@@ -37,6 +38,7 @@ class Learner:
     Args:
         experiment: The recipe.
         device: Where to train.
+        group: The processes that share every batch; this one alone by default.
 
     Attributes:
         network: Online network.
@@ -50,9 +52,10 @@ class Learner:
         WeightsError: The distance needs published weights, and they cannot be had.
     """
 
-    def __init__(self, experiment: Experiment, device: torch.device) -> None:
+    def __init__(self, experiment: Experiment, device: torch.device, group: Group | None = None) -> None:
         experiment.distance.prepare()
         self.experiment = experiment
+        self.group = Group() if group is None else group
         self.recipe = experiment.recipe
         seed = derive_seed(experiment.seed, "initialization")
         self.network = initialize(experiment.network, experiment.data.event_shape, seed).to(device)
@@ -80,22 +83,29 @@ class Learner:
         """Move the weights once.
 
         Args:
-            data: Clean examples.
-            draws: Random numbers of this step.
+            data: Clean examples of the whole batch.
+            draws: Random numbers of the whole batch.
             step: Steps done before this one.
 
         Raises:
-            TrialDiverged: Loss or gradient is not finite. Weights, average and optimizer are as they were.
+            TrialDiverged: Loss or gradient is not finite, in any process. Weights, average and optimizer are as they
+                were. Every process raises it, because all see the same sums.
         """
         training = self.experiment.training
-        terms = self.experiment.objective(self.recipe, self.models, data, draws, step, training.num_steps)
+        own_data, own_draws = share_of(self.group, self.recipe.coupling, data, draws)
+        terms = self.experiment.objective(self.recipe, self.models, own_data, own_draws, step, training.num_steps)
         self.optimizer.zero_grad(set_to_none=True)
-        terms.loss.backward()  # type: ignore[no-untyped-call]
+        share = terms.loss / self.group.size
+        share.backward()  # type: ignore[no-untyped-call]
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        # Not DistributedDataParallel: it wraps a network that is called once a step, by one name; here student and
+        # teacher share it, and it may be compiled.
+        loss, units = share.detach(), torch.tensor(float(terms.forward_units), device=share.device)
+        self.group.add([*gradients, loss, units])
         norm = nn.utils.get_total_norm(gradients)
-        if not bool(torch.isfinite(terms.loss.detach() + norm)):
+        if not bool(torch.isfinite(loss + norm)):
             raise TrialDiverged(
-                f"step {step + 1}: loss is {terms.loss.item():.4g} and gradient norm {norm.item():.4g}; both must be "
+                f"step {step + 1}: loss is {loss.item():.4g} and gradient norm {norm.item():.4g}; both must be "
                 "finite. A smaller learning rate usually helps."
             )
         self.optimizer.step()
@@ -103,7 +113,7 @@ class Learner:
         if self.predictor_rule is not None and self.predictor_average is not None:
             decay = self.predictor_rule.decay(step + 1, training.batch_size)
             update_average(self.predictor_average, self.network, decay)
-        return StepReport(loss=terms.loss.detach(), grad_norm=norm, forward_units=terms.forward_units)
+        return StepReport(loss=loss, grad_norm=norm, forward_units=units.item())
 
 
 def load_frozen(path: Path, experiment: Experiment) -> nn.Module:

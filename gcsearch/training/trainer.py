@@ -16,8 +16,9 @@ from gcsearch.data import Examples
 from gcsearch.data.batches import Batches
 from gcsearch.errors import CheckpointError, TrialDiverged
 from gcsearch.science.randomness import draw_step
-from gcsearch.training.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint
-from gcsearch.training.judge import Judge
+from gcsearch.training.checkpoint import Checkpoint, copy_checkpoint, load_own_checkpoint
+from gcsearch.training.distributed import Group, check_same_weights
+from gcsearch.training.judge import Judge, Judgement
 from gcsearch.training.step import Learner
 
 COUNTERS = ("train_seconds", "evaluation_seconds", "forward_units", "loss_sum", "grad_norm_sum", "window_steps")
@@ -70,6 +71,9 @@ class Trainer:
         on_samples: Receives images seen and the path of each sample grid.
         reported_images: Images of the last result that the caller already has.
         checkpoint_seconds: Longest time between two checkpoints.
+        group: The processes that share every batch; this one alone by default. Each makes a trainer with the same
+            arguments and calls `fit`. The first one evaluates, writes files and is asked whether to stop; all of them
+            report, and all end alike.
     """
 
     def __init__(
@@ -85,8 +89,10 @@ class Trainer:
         on_samples: Callable[[int, Path], None] = lambda *_: None,
         reported_images: int = 0,
         checkpoint_seconds: float = 120.0,
+        group: Group | None = None,
     ) -> None:
         self.experiment = experiment
+        self.group = Group() if group is None else group
         self.device = torch.device(device)
         self.directory = directory
         self.report = report
@@ -99,8 +105,10 @@ class Trainer:
         examples = experiment.data.load() if examples is None else examples
         training = experiment.training
         self.batches = Batches(examples, training.batch_size, experiment.seed, self.device)
-        self.judge = Judge(experiment, examples, self.device)
-        self.learner = Learner(experiment, self.device)
+        self.is_image = examples.is_image
+        # Where the first process has an extractor to load and a reference to compute, the others wait in `restore`.
+        self.judge = Judge(experiment, examples, self.device) if self.group.is_first else None
+        self.learner = Learner(experiment, self.device, self.group)
         self.step = 0
         self.results: list[Result] = []
         self.counters = dict.fromkeys(COUNTERS, 0.0)
@@ -120,7 +128,10 @@ class Trainer:
                     self.save()
                 if self.is_done():
                     return self.outcome("completed")
-                if self.should_stop():
+                must_tell, must_stop = self.group.agree(self._must_tell(), self.group.is_first and self.should_stop())
+                if must_tell:
+                    self._tell_progress()
+                if must_stop:
                     return self.outcome("stopped")
                 if not self.is_due():  # a batch may reach two rungs at once
                     self.train_step()
@@ -154,14 +165,15 @@ class Trainer:
         self.counters["grad_norm_sum"] += float(report.grad_norm)
         self.counters["window_steps"] += 1
         self.counters["train_seconds"] += time.perf_counter() - started
-        self._tell_progress()
 
-    def _tell_progress(self, every_seconds: float = 2.0) -> None:
+    def _must_tell(self, every_seconds: float = 2.0) -> bool:
+        return self.step > self._told_step and time.monotonic() - self._told_at >= every_seconds
+
+    def _tell_progress(self) -> None:
         elapsed = time.monotonic() - self._told_at
-        if elapsed >= every_seconds:
-            batch_size = self.experiment.training.batch_size
-            self.progress(self.step * batch_size, (self.step - self._told_step) * batch_size / elapsed)
-            self._told_at, self._told_step = time.monotonic(), self.step
+        batch_size = self.experiment.training.batch_size
+        self.progress(self.step * batch_size, (self.step - self._told_step) * batch_size / elapsed)
+        self._told_at, self._told_step = time.monotonic(), self.step
 
     def evaluate(self) -> None:
         """Score the current weights at the rung that is due and remember the result.
@@ -171,7 +183,8 @@ class Trainer:
         """
         started = time.perf_counter()
         images = self.experiment.rungs[len(self.results)]
-        judgement = self.judge(self.learner.models, max(0, self.step - 1))
+        check_same_weights(self.group, self.learner.network)
+        judgement = self.judged()
         scores = judgement.scores
         self.write_samples(images)
         self.counters["evaluation_seconds"] += time.perf_counter() - started
@@ -204,16 +217,27 @@ class Trainer:
             "cost/forward_units": counters["forward_units"],
             "progress/images_per_second": self.step * training.batch_size / max(counters["train_seconds"], 1e-9),
         }
-        self.results.append(Result(images=images, metrics=metrics, identities=self.judge.identities))
+        self.results.append(Result(images=images, metrics=metrics, identities=judgement.identities))
         for name in ("loss_sum", "grad_norm_sum", "window_steps"):
             counters[name] = 0.0
 
+    def judged(self) -> Judgement:
+        """Scores of the current weights, which the first process computes while the others wait."""
+        return self.group.from_first(lambda: self._judge(self.learner.models, max(0, self.step - 1)))
+
+    @property
+    def _judge(self) -> Judge:
+        assert self.judge is not None
+        return self.judge
+
     def write_samples(self, images: int) -> None:
-        """Write the sample grid after `images` images."""
-        if self.directory is not None:
-            path = self.directory / "samples" / f"{images:09d}.png"
-            if self.judge.write_grid(self.learner.models, path):
-                self.on_samples(images, path)
+        """Write the sample grid after `images` images, if the data are images."""
+        if self.directory is None or not self.is_image:
+            return
+        path = self.directory / "samples" / f"{images:09d}.png"
+        if self.group.is_first:
+            self._judge.write_grid(self.learner.models, path)
+        self.on_samples(images, path)
 
     @property
     def latest_path(self) -> Path | None:
@@ -221,10 +245,13 @@ class Trainer:
         return None if self.directory is None else self.directory / "checkpoints" / "latest.pt"
 
     def save(self) -> None:
-        """Write the latest checkpoint, and keep it as the best one if the last result is the best so far."""
+        """Write the latest checkpoint, and keep it as the best one if the last result is the best so far.
+
+        The first process writes, at a time of its own choice: nobody waits for it.
+        """
         self._saved_at = time.monotonic()
         path = self.latest_path
-        if path is None:
+        if path is None or not self.group.is_first:
             return
         predictor_average = self.learner.predictor_average
         Checkpoint(
@@ -258,15 +285,11 @@ class Trainer:
             CheckpointError: It cannot be read, or belongs to another experiment or frozen predictor.
         """
         path = self.latest_path
-        if path is None or not path.exists():
+        if path is None:
             return None
-        checkpoint = load_checkpoint(path, self.device)
-        if checkpoint.fingerprint != self.experiment.fingerprint:
-            raise CheckpointError(
-                f"{path}: was written for the experiment {checkpoint.fingerprint[:12]}, this one is "
-                f"{self.experiment.fingerprint[:12]}. Use another folder, or the old values."
-            )
-        if checkpoint.frozen_sha256 != self.learner.frozen_sha256:
+        # Via the host where the checkpoint goes on to other processes, which have other devices.
+        checkpoint = load_own_checkpoint(path, self.experiment, self.device if self.group.size == 1 else "cpu")
+        if checkpoint is not None and checkpoint.frozen_sha256 != self.learner.frozen_sha256:
             raise CheckpointError(
                 f"{path}: the frozen predictor must be the one this training began with, got other weights in "
                 "coupling.checkpoint. Use another folder, or put the old file back."
@@ -275,7 +298,7 @@ class Trainer:
 
     def restore(self) -> None:
         """Go on from the latest checkpoint, if there is one; report what the caller has not seen."""
-        checkpoint = self.check_checkpoint()
+        checkpoint = self.group.from_first(self.check_checkpoint)
         if checkpoint is None:
             self.write_samples(0)
             return
@@ -288,7 +311,8 @@ class Trainer:
         self.counters = dict(checkpoint.counters)
         for stored in checkpoint.results:
             self.results.append(Result(**stored))
-        self._keep_best()  # the process may have died between the two files
+        if self.group.is_first:
+            self._keep_best()  # the process may have died between the two files
         for result in self.results:
             if result.images > self.reported_images:
                 self.report(result)

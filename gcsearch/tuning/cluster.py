@@ -5,11 +5,30 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 from gcsearch.errors import ConfigError
-from gcsearch.tuning.spec import Resources
+
+if TYPE_CHECKING:  # trials import this module, and need neither Optuna nor the rest of it
+    from gcsearch.tuning.spec import Resources
+
+logger = logging.getLogger(__name__)
+
+Nodes = list[dict[str, float]]
+"""Resources of each node of a cluster, e.g. ``[{"CPU": 8.0, "GPU": 2.0}]``."""
+
+TRIAL_CPUS: Final = 0.01
+"""What the process of a trial that only passes messages on is charged, so that Ray places it. Its workers ask for as
+much less, each: a trial of two workers of one core fits into two cores."""
+
+PLACE_TIMEOUT_S: Final = 300
+"""Longest wait for a place for a trial. Ray itself would wait without end and say nothing."""
+
+LEAVE_TIMEOUT_S: Final = 10.0
+"""Longest wait for Ray to give up the place of a trial that has ended, before it is taken away."""
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # our own live table replaces Tune's
@@ -25,7 +44,7 @@ QUIET = {
 
 
 @contextmanager
-def ray_cluster(address: str | None) -> Iterator[dict[str, float]]:
+def ray_cluster(address: str | None) -> Iterator[Nodes]:
     """Connect to a cluster for the length of the block.
 
     Args:
@@ -33,7 +52,7 @@ def ray_cluster(address: str | None) -> Iterator[dict[str, float]]:
             when the block ends, however it ends.
 
     Yields:
-        Resources of the cluster, e.g. ``{"CPU": 2.0}``.
+        Resources of its nodes.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     before = os.environ.get("RAY_ADDRESS")
@@ -62,7 +81,7 @@ def ray_cluster(address: str | None) -> Iterator[dict[str, float]]:
                     f"--address {address}: no Ray cluster answers there ({reason}). Start one with "
                     "`ray start --head`, or leave --address out to run on this machine."
                 ) from None
-        yield ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
         os.environ.pop("RAY_GCS_SERVER_PORT", None)
@@ -72,25 +91,100 @@ def ray_cluster(address: str | None) -> Iterator[dict[str, float]]:
             os.environ["RAY_ADDRESS"] = before
 
 
-def concurrency(resources: Resources, available: dict[str, float]) -> int:
-    """Trials at a time.
+def worker_bundle(cpus: int, gpus: float) -> dict[str, float]:
+    """What Ray reserves for each of several workers of a trial."""
+    return {"CPU": cpus - TRIAL_CPUS} | ({"GPU": gpus} if gpus > 0 else {})
+
+
+def concurrency(resources: Resources, nodes: Nodes) -> int:
+    """Trials at a time, so that the places of all of them exist: a worker cannot be spread over two nodes or GPUs.
 
     Raises:
         ConfigError: Not even one trial fits, which Ray would wait for without end.
     """
-    demand = {
-        "CPU": float(resources.workers * resources.cpus_per_worker),
-        "GPU": resources.workers * resources.gpus_per_worker,
-    }
-    fits = min(int(available.get(kind, 0.0) / amount + 1e-9) for kind, amount in demand.items() if amount > 0)
+    workers = sum(min(_fitting(node.get(kind, 0.0), amount) for kind, amount in _demand(resources)) for node in nodes)
+    fits = workers // resources.workers
     if fits < 1:
-        wanted = ", ".join(f"{amount:g} {kind}" for kind, amount in demand.items() if amount > 0)
-        present = ", ".join(f"{available.get(kind, 0):g} {kind}" for kind in demand)
+        each = " of one worker" if resources.workers == 1 else f" of {resources.workers} workers"
+        wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in _demand(resources))
+        present = "; ".join(", ".join(f"{node.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU")) for node in nodes)
         raise ConfigError(
-            f"resources: a trial must fit into the cluster, it needs {wanted} and there are {present}. Lower "
-            "resources.cpus_per_worker or resources.gpus_per_worker."
+            f"resources: a trial{each} must fit into the cluster, each worker needs {wanted}, and the nodes have "
+            f"{present}. Use fewer workers, or lower cpus_per_worker or gpus_per_worker."
         )
     return fits if resources.concurrent == "auto" else min(fits, resources.concurrent)
+
+
+def _demand(resources: Resources) -> list[tuple[str, float]]:
+    """What one worker needs."""
+    wanted = [("CPU", float(resources.cpus_per_worker)), ("GPU", resources.gpus_per_worker)]
+    return [(kind, amount) for kind, amount in wanted if amount > 0]
+
+
+def _fitting(available: float, amount: float) -> int:
+    """How many workers a node has room for. A share of a GPU is a share of one."""
+    if amount < 1:
+        return int(available + 1e-9) * int(1 / amount + 1e-9)
+    return int(available / amount + 1e-9)
+
+
+def describe_free(resources: Resources) -> str:
+    """Why a trial that fits into the cluster has found no place."""
+    import ray
+
+    total, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+    present = ", ".join(f"{free.get(kind, 0):g} of {total[kind]:g} {kind}" for kind in ("CPU", "GPU") if kind in total)
+    wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in _demand(resources))
+    return (
+        f"resources: a trial must find a place within {PLACE_TIMEOUT_S} s, but its {resources.workers} worker(s), each "
+        f"with {wanted}, found none; free are {present}. Somebody else may use the cluster: run the same command again "
+        "when there is room."
+    )
+
+
+class Places:
+    """Placement groups of the workers of trials: those of trials that have ended are waited for.
+
+    Ray Train gives up the place of a stopped trial a moment later, from a process of its own. Until then a next trial
+    would wait; and if that process cannot reach the cluster's state, the place would never be free.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[str, str] = {}
+        self._left: dict[str, float] = {}
+
+    def take(self, trial: str, place: str) -> None:
+        """A trial has a place, given by its identifier."""
+        self._taken[trial] = place
+
+    def leave(self, trial: str) -> None:
+        """The trial has ended."""
+        place = self._taken.pop(trial, None)
+        if place is not None:
+            self._left[place] = time.monotonic()
+
+    def are_free(self) -> bool:
+        """Whether all places of trials that have ended are free. What is not free in time is taken away."""
+        if not self._left:
+            return True
+        from ray.util.placement_group import placement_group_table
+
+        table = placement_group_table()
+        for place, since in list(self._left.items()):
+            if table.get(place, {}).get("state", "REMOVED") == "REMOVED":
+                del self._left[place]
+            elif time.monotonic() - since > LEAVE_TIMEOUT_S:
+                logger.warning("Ray has kept the place of a trial that has ended; taking it away.")
+                _take_away(place)
+                self._left[place] = time.monotonic()
+        return not self._left
+
+
+def _take_away(place: str) -> None:
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(place)))
 
 
 def _free_port() -> int:

@@ -223,6 +223,14 @@ class Driver:
         self.active.discard(trial)
         self.write("trial_ended", trial=trial, state=state, reason=reason, images=self.state.trials[trial].images)
 
+    def on_lost(self, trial: str, reason: str) -> None:
+        """A process of the trial is gone: start it again from its last checkpoint, but not for ever."""
+        if self.state.trials[trial].losses < self.study.resources.max_failures:
+            self.write("trial_lost", trial=trial, reason=reason)
+            self.end(trial, "interrupted", reason)
+        else:
+            self.end(trial, "failed", reason)
+
     def interrupt(self) -> None:
         """Record that the trials still running were interrupted; the next driver goes on with them."""
         self.is_stopping = True

@@ -311,6 +311,8 @@ def parse_space(spec: Any, document: Document, path: KeyPath = ("space",)) -> Sp
                 f"{place}: space.{key} must not be searched: trials that differ in it cannot be compared. Set it with "
                 f"--set {key}=... for the whole study."
             )
+        if key == "training.num_workers":
+            raise ConfigError(f"{place}: space.{key} must not be searched: it changes no score. Set resources.workers.")
         when = value.get("when", {}) if isinstance(value, dict) else {}
         if not isinstance(when, dict):
             raise ConfigError(f"{place}: space.{key}.when must be a mapping of keys to values, got {describe(when)}.")

@@ -84,24 +84,33 @@ class Resources:
     """What a trial gets.
 
     Attributes:
-        workers: Processes per trial.
+        workers: Processes per trial, which share every batch; in place of the experiment's ``training.num_workers``,
+            which is the default.
         cpus_per_worker: CPU cores per process, which is also its number of threads.
-        gpus_per_worker: GPUs per process; a fraction shares one.
+        gpus_per_worker: GPUs per process; a fraction shares one between trials of one process.
         concurrent: Trials at a time; ``auto`` takes as many as fit.
+        max_failures: How often a trial whose process died is started again from its last checkpoint. An error of the
+            training itself is not tried again.
     """
 
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
     concurrent: int | Literal["auto"] = "auto"
+    max_failures: int = 1
 
     def __post_init__(self) -> None:
-        if self.workers != 1:
-            raise ValueError(f"workers must be 1, got {self.workers}. Trials over several processes are not there yet")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
         if self.cpus_per_worker < 1:
             raise ValueError(f"cpus_per_worker must be at least 1, got {self.cpus_per_worker}")
-        if self.gpus_per_worker < 0:
-            raise ValueError(f"gpus_per_worker must be >= 0, got {self.gpus_per_worker}")
+        gpus = self.gpus_per_worker
+        if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+            raise ValueError(f"gpus_per_worker must be a whole number, or between 0 and 1, got {gpus:g}")
+        if self.workers > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_worker must be a whole number with {self.workers} workers, got {gpus:g}")
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures must be >= 0, got {self.max_failures}")
         if self.concurrent != "auto" and self.concurrent < 1:
             raise ValueError(f"concurrent must be auto or at least 1, got {self.concurrent}")
 
@@ -153,8 +162,10 @@ class StudySpec:
 
     def identity(self) -> dict[str, Any]:
         """What may not change between two runs of a study: experiment, space, objective, stopping rule."""
+        experiment = self.experiment.to_dict()
+        del experiment["training"]["num_workers"]  # how trials are run, which `resources` says
         return {
-            "experiment": self.experiment.to_dict(),
+            "experiment": experiment,
             "space": self.space_data,
             "objective": spec(self.objective),
             "stopping": spec(self.stopping),
@@ -214,11 +225,21 @@ def load_study(
         raise ConfigError(f"{place}: {error}") from None
     base = read_document(found).with_assignments(assignments).with_imports(imports)
     built = Experiment.from_document(base)
+    resources = build_settings(
+        Resources,
+        _with_default(document.data.get("resources", {}), "workers", built.training.num_workers),
+        document,
+        ("resources",),
+    )
+    if resources.workers != built.training.num_workers:
+        at = document.where(("resources", "workers"))
+        base = base.with_values({"training.num_workers": resources.workers}, place=at)
+        built = Experiment.from_document(base)
 
     study_name = str(name or document.data.get("name") or path.stem)
     if not study_name.strip() or "/" in study_name or study_name.startswith("."):
         raise ConfigError(f"{document.where(('name',))}: name must be usable as a folder, got {study_name!r}.")
-    sections = {"budget": Budget, "search": Search, "resources": Resources, "objective": Objective}
+    sections = {"budget": Budget, "search": Search, "objective": Objective}
     settings: dict[str, Any] = {
         key: build_settings(cls, document.data.get(key, {}), document, (key,)) for key, cls in sections.items()
     }
@@ -239,10 +260,15 @@ def load_study(
         space=space,
         space_data=document.data["space"],
         stopping=stopping,
+        resources=resources,
         **settings,
     )
     _check(study, document)
     return study
+
+
+def _with_default(section: Any, key: str, value: Any) -> Any:
+    return {key: value, **section} if isinstance(section, dict) else section
 
 
 def _validated(space: Space, base: Document) -> frozenset[str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import difflib
 import logging
 import platform
-import shutil
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from gcsearch.config.documents import dump_yaml, read_document
+from gcsearch.config.imports import search_paths
 from gcsearch.errors import StudyError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
-from gcsearch.tuning.cluster import concurrency, ray_cluster
+from gcsearch.tuning.cluster import ray_cluster
 from gcsearch.tuning.driver import Driver, Observer
 from gcsearch.tuning.spec import StudySpec
 
@@ -65,8 +64,10 @@ def run_study(
         try:
             driver.settle()
             if driver.has_work():
-                with ray_cluster(address) as available:
-                    _run_tune(driver, concurrency(study.resources, available))
+                with ray_cluster(address) as nodes:
+                    from gcsearch.tuning.execution import run_trials  # imports Ray, which `ray_cluster` has set up
+
+                    run_trials(driver, study.resources, search_paths(study.base), nodes)
         except BaseException:
             driver.interrupt()
             driver.write("study_interrupted")
@@ -166,30 +167,3 @@ def _git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "is_dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _run_tune(driver: Driver, concurrent: int) -> None:
-    """Let Tune place and run the trials; it keeps nothing that is not in the ledger."""
-    from ray import tune
-
-    from gcsearch.tuning.adapters import LedgerScheduler, LedgerSearcher
-    from gcsearch.tuning.trial import run_trial
-
-    resources = driver.study.resources
-    demand = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
-    scratch = Path(tempfile.mkdtemp(prefix="gcsearch-tune-"))
-    try:
-        tune.Tuner(
-            tune.with_resources(run_trial, demand),
-            tune_config=tune.TuneConfig(
-                num_samples=-1,
-                search_alg=LedgerSearcher(driver, concurrent),
-                scheduler=LedgerScheduler(driver),
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name="tune", storage_path=str(scratch), verbose=0, checkpoint_config=tune.CheckpointConfig()
-            ),
-        ).fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

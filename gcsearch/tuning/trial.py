@@ -1,10 +1,20 @@
-"""What runs in a trial's process: one training, with Ray as the messenger."""
+"""What runs in a trial's processes: one training, with Ray as the messenger.
+
+A trial of one process trains in the process that Tune gives it. A trial of several starts them with Ray Train, and
+Tune's process only passes their messages on. The trainer is the same and knows nothing of Ray.
+
+A message is one of ``{"samples": [images, path]}``, ``{"progress": [images, images_per_second]}``, ``{"result": ...}``
+at a rung, and at last ``{"outcome": {"state": ..., "reason": ...}}``. A trial of several processes also says where it
+is: ``{"placed": id}`` with its placement group, or ``{"unplaced": workers}`` if it got none.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -12,9 +22,15 @@ from typing import Any, Final
 from gcsearch.config import Experiment
 from gcsearch.data import Dataset, Examples
 from gcsearch.training import Result, Trainer
+from gcsearch.training.distributed import Group, TorchGroup, WorkerLost
+from gcsearch.tuning.cluster import PLACE_TIMEOUT_S, QUIET, worker_bundle
 
 MESSAGE: Final = "gcsearch"
 """Key of our messages in Tune's reports."""
+
+COMMUNICATION_TIMEOUT_S: Final = 2 * 3600
+"""Longest wait of one process for another: while the first one evaluates or computes a reference. Ray ends all
+processes of a training as soon as one of them is gone, so this bounds nothing else."""
 
 
 @lru_cache(maxsize=1)
@@ -23,26 +39,21 @@ def _examples(dataset: Dataset) -> Examples:
     return dataset.load()
 
 
-def run_trial(config: dict[str, Any]) -> None:
-    """Train one trial and report to Tune. The trainer knows nothing of Ray.
-
-    Every message is one of: ``{"result": ...}`` at a rung, ``{"samples": [images, path]}``, ``{"progress": [images,
-    images_per_second]}``, and at last ``{"outcome": {"state": ..., "reason": ...}}``.
+def _train(config: dict[str, Any], send: Callable[..., None], device: Any, group: Group) -> None:
+    """Train one trial and tell its outcome.
 
     Args:
         config: ``experiment`` (plain data), ``directory`` (of the trial), ``reported_images`` (what the driver already
-            has), ``cpus``, ``gpus``, ``paths`` (folders of the user's own modules).
+            has), ``resources`` (of a worker), ``paths`` (folders of the user's own modules).
+        send: Takes a message as a keyword argument. Every process of the trial calls it, with the same messages.
+        device: Where to train.
+        group: The processes of the trial.
     """
     import torch
-    from ray import tune
 
     sys.path[:] = [*sys.path, *(path for path in config["paths"] if path not in sys.path)]
     torch.set_num_threads(config["cpus"])
     experiment = Experiment.from_dict(config["experiment"], source=f"trial {config['trial']}")
-
-    def send(**message: Any) -> None:
-        # As text: Tune flattens nested reports.
-        tune.report({MESSAGE: json.dumps(message)})
 
     def report(result: Result) -> None:
         send(result=dataclasses.asdict(result))
@@ -53,20 +64,111 @@ def run_trial(config: dict[str, Any]) -> None:
     def progress(images: int, images_per_second: float) -> None:
         send(progress=[images, images_per_second])
 
+    outcome = Trainer(
+        experiment,
+        examples=_examples(experiment.data),
+        directory=Path(config["directory"]),
+        device=device,
+        report=report,
+        progress=progress,
+        on_samples=on_samples,
+        reported_images=config["reported_images"],
+        group=group,
+    ).fit()
+    send(outcome={"state": outcome.state, "reason": outcome.reason})
+
+
+def _send_to_tune(**message: Any) -> None:
+    from ray import tune
+
+    # As text: Tune flattens nested reports.
+    tune.report({MESSAGE: json.dumps(message)})
+
+
+def describe(error: BaseException) -> str:
+    """An error as a reason for failure."""
+    return f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Train one trial in this process; for `config` see `_train`, with ``gpus``."""
     try:
-        outcome = Trainer(
-            experiment,
-            examples=_examples(experiment.data),
-            directory=Path(config["directory"]),
-            device="cuda" if config["gpus"] > 0 else "cpu",
-            report=report,
-            progress=progress,
-            on_samples=on_samples,
-            reported_images=config["reported_images"],
-        ).fit()
+        _train(config, _send_to_tune, "cuda" if config["gpus"] > 0 else "cpu", Group())
     except Exception as error:
         # Told here because Tune does not pass the error on in time; raised all the same, so that a process whose CUDA
         # context may be broken is not used again.
-        send(outcome={"state": "failed", "reason": f"{type(error).__name__}: {str(error).strip() or 'no message'}"})
+        _send_to_tune(outcome={"state": "failed", "reason": describe(error)})
         raise
-    send(outcome={"state": outcome.state, "reason": outcome.reason})
+
+
+def run_trial_on_workers(config: dict[str, Any]) -> None:
+    """Train one trial in several processes, which Ray Train starts; for `config` see `_train`, with ``scratch``.
+
+    Raises:
+        TrainingFailedError: A process is gone; the driver decides whether to start again. An error of the training
+            itself is told as the outcome first.
+    """
+    # Where the cluster is not ours, Ray's processes have not inherited these. They only count before Train starts.
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACE_TIMEOUT_S))
+    from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    has_gpu = config["gpus"] > 0
+    bundle = worker_bundle(config["cpus"], config["gpus"])
+    trainer = TorchTrainer(
+        _run_worker,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if has_gpu else "gloo", timeout_s=COMMUNICATION_TIMEOUT_S),
+        scaling_config=ScalingConfig(num_workers=config["workers"], use_gpu=has_gpu, resources_per_worker=bundle),
+        run_config=RunConfig(
+            name=f"train-{config['trial']}",
+            storage_path=config["scratch"],
+            callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call,list-item]
+            # The driver starts a trial again, and counts; retries at several levels would multiply.
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        if fault := fault_in([failure for _, failure in sorted(error.worker_failures.items())]):
+            _send_to_tune(outcome={"state": "failed", "reason": describe(fault)})
+        raise
+    except ControllerError as error:
+        if "StartupTimeout" in type(error.controller_failure).__name__:
+            _send_to_tune(unplaced=config["workers"])
+        raise
+
+
+def fault_in(failures: Sequence[BaseException]) -> BaseException | None:
+    """The error of the training among what ended its processes; None if one of them is just gone.
+
+    When a process dies, the others fail too, with errors that say nothing. When one raises, they lose it.
+
+    Args:
+        failures: As Ray Train has them: what a process raised, or an error of Ray's about what happened to it.
+    """
+    errors = [getattr(failure, "_base_exc", failure) for failure in failures]
+    if any(type(error).__module__.startswith("ray.") for error in errors):
+        return None
+    return next((error for error in errors if not isinstance(error, WorkerLost)), None)
+
+
+def _run_worker(config: dict[str, Any]) -> None:
+    """One of the processes of a trial."""
+    import ray
+    from ray import train
+    from ray.train.torch import get_device
+
+    def send(**message: Any) -> None:
+        train.report({MESSAGE: json.dumps(message)})
+
+    placed = ray.util.get_current_placement_group()
+    if placed is not None:
+        send(placed=placed.id.hex())
+    device = get_device()
+    _train(config, send, device, TorchGroup(device))

@@ -72,9 +72,9 @@ MISTAKES = {
         "training: {num_images: 100}",
         "FILE:3: training.batch_size must be at most num_images = 100, got 128.",
     ),
-    "several workers": (
-        "training: {num_workers: 2}",
-        "FILE:3: training.num_workers must be 1, got 2. Training over several",
+    "workers that cannot share the batch": (
+        "training: {num_workers: 3}",
+        "FILE:3: training.batch_size must be a multiple of num_workers = 3, got 128.",
     ),
     "nested name": (
         "evaluation:\n  every_images: 10_000\n  sampler: {name: multistp}",

@@ -301,8 +301,9 @@ def test_a_trial_that_raises_is_recorded_and_the_others_go_on(studies):
     assert check_ledger(folder) == set(state.trials)
 
 
-def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(studies):
-    folder = studies.folder("a")
+@pytest.mark.parametrize("failures", [0, 1])
+def test_a_trial_whose_process_dies_is_tried_again_so_often_and_the_others_go_on(studies, whole, failures):
+    folder = studies.folder("a", old="concurrent:", new=f"max_failures: {failures}, concurrent:")
     process = studies.start(folder)
     wait_for_events(folder, process, 1)
     pids = [int(line.split()[0]) for line in studies.left_over() if "ray::ImplicitFunc" in line]
@@ -312,10 +313,16 @@ def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(studies):
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 0, output
     state = StudyState(events_of(folder))
-    assert [record.state for record in state.trials.values()].count("failed") == 1
-    assert len(state.trials) == 6
     assert check_ledger(folder) == set(state.trials)
-    assert "Actor" in next(state.of_state("failed")).reason
+    lost = [event for event in events_of(folder) if event["event"] == "trial_lost"]
+    assert len(lost) == failures
+    if failures:
+        assert "Actor" in lost[0]["reason"]
+        assert outcome(state) == outcome(StudyState(events_of(whole)))
+    else:
+        assert [record.state for record in state.trials.values()].count("failed") == 1
+        assert len(state.trials) == 6
+        assert "Actor" in next(state.of_state("failed")).reason
 
 
 def test_a_second_driver_of_a_study_is_refused(studies):
@@ -337,5 +344,5 @@ def test_a_study_that_cannot_be_placed_says_so_and_does_not_wait(studies):
     process = studies.start(folder)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "a trial must fit into the cluster, it needs 1000 CPU" in output
+    assert "a trial of one worker must fit into the cluster, each worker needs 1000 CPU" in output
     assert json.loads(ledger_of(folder).read_text().splitlines()[-1])["event"] == "study_interrupted"

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 from gcsearch.science import dropout as module_of_dropout
-from gcsearch.science.dropout import Dropout, keep_mask, layer_key, random_words, seed_tensor
+from gcsearch.science.dropout import Dropout, keep_mask, layer_key, random_words, seed_of_rows, seed_tensor
 
 SEED = seed_tensor(0)
 
@@ -69,7 +69,7 @@ def test_words_are_those_of_split_mix():
     assert list(split_mix(1234567, 4)) == published
     assert [layer_key(layer) % 2**64 for layer in range(3)] == list(split_mix(0, 3))
     for seed, layer in itertools.product((0, 1, 2**63, 2**64 - 1), (0, 7)):
-        words = [word % 2**32 for word in random_words(seed_tensor(seed), layer, 500).tolist()]
+        words = [word % 2**32 for word in random_words(seed_tensor(seed), layer, torch.arange(500)).tolist()]
         assert words == expected_words(seed, layer, 500)
 
 
@@ -125,7 +125,9 @@ def test_masks_of_layers_and_of_neighbouring_seeds_are_independent(probability):
 
 def test_layers_of_other_shapes_share_no_rows_of_words():
     # Every word is met once: no layer's words are those of another one, shifted.
-    words = torch.cat([random_words(seed_tensor(seed), layer, 500) for seed in range(10) for layer in range(20)])
+    words = torch.cat(
+        [random_words(seed_tensor(seed), layer, torch.arange(500)) for seed in range(10) for layer in range(20)]
+    )
     expected = words.numel() ** 2 / 2**33
     assert words.numel() - len(words.unique()) <= expected + 5 * expected**0.5
 
@@ -151,6 +153,15 @@ def test_rectangles_of_four_entries_are_independent(probability):
     first, second = entries[::2], entries[1::2]
     products = (first * second)[:, ::2] * (first * second)[:, 1::2]
     assert abs(products.mean().item()) * products.numel() ** 0.5 < 4.5
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 6, 5)])
+def test_rows_of_a_part_have_the_masks_that_they_have_in_the_whole_batch(shape):
+    rows = torch.tensor([5, 63, 0, 17])
+    whole = keep_mask((64, *shape), 0.5, seed_tensor(9), 3)
+    part = keep_mask((4, *shape), 0.5, seed_of_rows(9, rows), 3)
+    torch.testing.assert_close(part, whole[rows], rtol=0, atol=0)
+    assert (part != whole[:4]).any()
 
 
 # The layer --------------------------------------------------------------------------------------------------------
@@ -256,15 +267,16 @@ class Masks(nn.Module):
         return self.first(image, seed), self.second(point, seed)
 
 
+@pytest.mark.parametrize("make_seed", [seed_tensor, lambda seed: seed_of_rows(seed, torch.tensor([9, 0, 7, 3, 64]))])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_masks_are_the_same_compiled_in_one_graph_for_all_seeds(backend, plain_functions, compile_counter):
+def test_masks_are_the_same_compiled_in_one_graph_for_all_seeds(backend, make_seed, plain_functions, compile_counter):
     network, counter = Masks(), compile_counter(backend)
     compiled = torch.compile(network, fullgraph=True, backend=counter)
     image = torch.ones(5, 6, 7, 3).contiguous(memory_format=torch.channels_last)
     point = torch.ones(5, 33)
     for seed in (0, 1, 2, 5, 2**63, 2**64 - 1):
-        outputs = compiled(image, point, seed_tensor(seed))
-        for output, expected in zip(outputs, network(image, point, seed_tensor(seed)), strict=True):
+        outputs = compiled(image, point, make_seed(seed))
+        for output, expected in zip(outputs, network(image, point, make_seed(seed)), strict=True):
             torch.testing.assert_close(output == 0, expected == 0)
             torch.testing.assert_close(output, expected)
     assert counter.frame_count == 1

@@ -127,7 +127,8 @@ def test_a_score_that_is_not_finite_is_divergence_and_no_result(tiny, digits, tm
 
         def __call__(self, models, step):
             scores = judge(models, step).scores
-            return Judgement(scores=scores | ({"eval/fid_online": value} if reported else {}), collapsed=False)
+            spoiled = scores | ({"eval/fid_online": value} if reported else {})
+            return Judgement(scores=spoiled, identities={}, collapsed=False)
 
     trainer.judge = Spoiled()
     outcome = trainer.fit()

@@ -8,11 +8,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from gcsearch.errors import ConfigError
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
-from gcsearch.tuning.cluster import concurrency
 from gcsearch.tuning.driver import Driver
-from gcsearch.tuning.spec import Resources, load_study
+from gcsearch.tuning.spec import load_study
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -127,36 +125,3 @@ def test_values_that_are_illegal_together_fail_one_trial_and_not_the_study(study
     failed = next(driver.state.of_state("failed"))
     assert "sigma_m" in failed.reason
     assert failed.params["process.sigma_min"] >= failed.params["process.sigma_max"]
-
-
-# Room for trials
-
-
-@pytest.mark.parametrize(
-    ("resources", "available", "wanted"),
-    [
-        ({}, {"CPU": 2.0}, 2),
-        ({"cpus_per_worker": 2}, {"CPU": 7.0}, 3),
-        ({"gpus_per_worker": 0.5}, {"CPU": 16.0, "GPU": 1.0}, 2),
-        ({"gpus_per_worker": 0.1}, {"CPU": 16.0, "GPU": 1.0}, 10),
-        ({"gpus_per_worker": 1}, {"CPU": 2.0, "GPU": 8.0}, 2),
-        ({"concurrent": 1}, {"CPU": 4.0}, 1),
-        ({"concurrent": 3}, {"CPU": 4.0}, 3),
-        ({"concurrent": 100}, {"CPU": 4.0}, 4),
-    ],
-)
-def test_as_many_trials_run_as_fit_and_as_are_wanted(resources, available, wanted):
-    assert concurrency(Resources(**resources), available) == wanted
-
-
-@pytest.mark.parametrize(
-    ("resources", "available", "words"),
-    [
-        ({"cpus_per_worker": 4}, {"CPU": 2.0}, "4 CPU and there are 2 CPU"),
-        ({"gpus_per_worker": 1}, {"CPU": 2.0}, "1 CPU, 1 GPU and there are 2 CPU, 0 GPU"),
-        ({"gpus_per_worker": 2, "concurrent": 1}, {"CPU": 2.0, "GPU": 1.0}, "2 GPU and there are 2 CPU, 1 GPU"),
-    ],
-)
-def test_a_trial_that_can_never_be_placed_is_an_error_and_not_a_wait(resources, available, words):
-    with pytest.raises(ConfigError, match=words):
-        concurrency(Resources(**resources), available)

@@ -64,7 +64,8 @@ class LossTerms:
 
     Attributes:
         loss: Mean over the batch, to be minimised.
-        forward_units: Cost of the step in network forwards of one example; forward + backward = 3.
+        forward_units: Cost of the step in network forwards of one example; forward + backward = 3. Of this process's
+            share of the batch; the caller adds them up.
     """
 
     loss: Scalar
@@ -134,8 +135,15 @@ def end_points(
         predictors=models.predictors,
         selection=draws.selection,
         progress=progress,
+        share=draws.share,
     )
     return recipe.coupling.pair(batch)
+
+
+def num_generated(recipe: Recipe, draws: StepDraws, batch_size: int, progress: float) -> int:
+    """How many of the `batch_size` examples of this share of a batch get a generated end point."""
+    share = draws.share
+    return share.of(recipe.coupling.num_generated(batch_size * share.count, progress))
 
 
 def mean_loss(distance: PerExample, weight: PerExample) -> Scalar:

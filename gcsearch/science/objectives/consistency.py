@@ -12,6 +12,7 @@ from gcsearch.science.objectives.base import (
     Objective,
     Recipe,
     mean_loss,
+    num_generated,
     objectives,
     training_pairs,
 )
@@ -46,5 +47,5 @@ class Consistency(Objective):
         batch_size = data.shape[0]
         return LossTerms(
             loss=mean_loss(recipe.distance(output, target), weight),
-            forward_units=4 * batch_size + recipe.coupling.num_generated(batch_size, step / num_steps),
+            forward_units=4 * batch_size + num_generated(recipe, draws, batch_size, step / num_steps),
         )

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gcsearch.science.objectives.base import LossTerms, Models, Objective, Recipe, end_points, mean_loss, objectives
+from gcsearch.science.objectives.base import (
+    LossTerms,
+    Models,
+    Objective,
+    Recipe,
+    end_points,
+    mean_loss,
+    num_generated,
+    objectives,
+)
 from gcsearch.science.randomness import StepDraws
 from gcsearch.science.shapes import Batch
 
@@ -37,5 +46,5 @@ class Denoising(Objective):
         batch_size = data.shape[0]
         return LossTerms(
             loss=mean_loss(errors.flatten(1).square().mean(1), weight),
-            forward_units=3 * batch_size + recipe.coupling.num_generated(batch_size, progress),
+            forward_units=3 * batch_size + num_generated(recipe, draws, batch_size, progress),
         )

@@ -1,0 +1,223 @@
+"""Trials on a Ray cluster: hands them to Ray Tune one by one and passes on what they report.
+
+Tune places processes and carries messages; it keeps nothing. Who is next, what a report means and what becomes of a
+trial whose process died is decided by `Trials`: the driver of a study, or a single training.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import cloudpickle
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from gcsearch.errors import StudyError
+from gcsearch.ledger import TrialRecord
+from gcsearch.tuning.cluster import PLACE_TIMEOUT_S, TRIAL_CPUS, Nodes, Places, concurrency, describe_free
+from gcsearch.tuning.spec import Resources
+from gcsearch.tuning.trial import MESSAGE, describe, run_trial, run_trial_on_workers
+
+
+class Trials(Protocol):
+    """Who decides about trials."""
+
+    active: set[str]
+
+    def next_trial(self) -> TrialRecord | None:
+        """Start the next trial, if there is one now."""
+
+    def trial_directory(self, trial: str) -> Path:
+        """Folder of a trial."""
+
+    def on_report(self, trial: str, report: dict[str, Any]) -> bool:
+        """Take a message of a trial; True if it must stop now."""
+
+    def on_lost(self, trial: str, reason: str) -> None:
+        """A process of the trial is gone, and the trial with it."""
+
+
+class Execution:
+    """What Tune's two hooks share.
+
+    Args:
+        trials: Who decides.
+        resources: What a trial gets.
+        concurrent: Trials at a time.
+        paths: Folders of the user's own modules.
+        scratch: Folder for what Ray writes.
+    """
+
+    def __init__(self, trials: Trials, resources: Resources, concurrent: int, paths: list[str], scratch: Path) -> None:
+        self.trials = trials
+        self.resources = resources
+        self.concurrent = concurrent
+        self.paths = paths
+        self.scratch = scratch
+        self.places = Places()
+        self.unplaced: str | None = None
+
+    def config(self, record: TrialRecord) -> dict[str, Any]:
+        """What a trial's process is told."""
+        return {
+            "trial": record.trial,
+            "experiment": record.config,
+            "directory": str(self.trials.trial_directory(record.trial).resolve()),
+            "reported_images": record.images,
+            "workers": self.resources.workers,
+            "cpus": self.resources.cpus_per_worker,
+            "gpus": self.resources.gpus_per_worker,
+            "paths": self.paths,
+            "scratch": str(self.scratch / "train"),
+        }
+
+    def no_place(self) -> None:
+        """Start nothing more, and say why."""
+        self.unplaced = self.unplaced or describe_free(self.resources)
+
+
+class LedgerSearcher(Searcher):
+    """Hands out the next trial when there is room for it.
+
+    Waiting for room here, rather than queueing suggestions, lets every suggestion see all results so far.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        super().__init__()
+        self.execution = execution
+
+    def suggest(self, trial_id: str) -> Any:
+        """Configuration of a trial, None while all places are taken, FINISHED when nothing is left."""
+        del trial_id
+        execution = self.execution
+        active = execution.trials.active
+        if execution.unplaced is None and len(active) < execution.concurrent:
+            if not execution.places.are_free():
+                return None
+            record = execution.trials.next_trial()
+            if record is not None:
+                return execution.config(record)
+        # A trial that is active may still lose its process, and then it is next.
+        return None if active and execution.unplaced is None else str(Searcher.FINISHED)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to do: the scheduler has told the driver."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the ledger has it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never called: a new driver is rebuilt from the ledger."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _reason(trial: Any) -> str:
+    """Why Tune says that a trial failed. From its local file: what `trial.get_pickled_error` reads is there later."""
+    path = trial.pickled_error_file
+    if not path or not Path(path).exists():
+        return "its process died, or could not be started"
+    error = cloudpickle.loads(Path(path).read_bytes())
+    return describe(getattr(error, "cause", None) or error)[-2000:]
+
+
+class LedgerScheduler(FIFOScheduler):
+    """Passes reports on, and decisions to Tune."""
+
+    def __init__(self, execution: Execution) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.execution = execution
+        self._waiting_since: float | None = None
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The next trial that waits; ends the wait if there is no place for any."""
+        chosen = super().choose_trial_to_run(tune_controller)
+        statuses = [trial.status for trial in tune_controller.get_trials() if not trial.is_finished()]
+        if not statuses or any(status != "PENDING" for status in statuses):
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+        elif time.monotonic() - self._waiting_since > PLACE_TIMEOUT_S:
+            raise StudyError(describe_free(self.execution.resources))
+        return chosen
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """STOP or CONTINUE, as is decided."""
+        name, message = trial.config["trial"], json.loads(result[MESSAGE])
+        if "placed" in message:
+            self.execution.places.take(name, message["placed"])
+            return str(TrialScheduler.CONTINUE)
+        if "unplaced" in message:
+            self.execution.no_place()
+            return str(TrialScheduler.CONTINUE)
+        stop = self.execution.trials.on_report(name, message)
+        if stop:
+            self.execution.places.leave(name)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """The training function returned; it has told its outcome before."""
+        self._gone(trial.config["trial"], "the training ended without saying how")
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """The trial's process raised or died."""
+        self._gone(trial.config["trial"], _reason(trial))
+
+    def _gone(self, name: str, reason: str) -> None:
+        self.execution.places.leave(name)
+        # A trial without a place has lost nothing: it stays active, and is interrupted with the study.
+        if name in self.execution.trials.active and self.execution.unplaced is None:
+            self.execution.trials.on_lost(name, reason)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def run_trials(trials: Trials, resources: Resources, paths: list[str], nodes: Nodes) -> None:
+    """Run trials until there are no more.
+
+    Args:
+        trials: Who decides.
+        resources: What a trial gets.
+        paths: Folders of the user's own modules.
+        nodes: Resources of the cluster.
+
+    Raises:
+        ConfigError: Not even one trial fits into the cluster.
+        StudyError: A trial found no place for minutes, though it fits: somebody else has it.
+    """
+    from ray import tune
+
+    concurrent = concurrency(resources, nodes)
+    scratch = Path(tempfile.mkdtemp(prefix="gcsearch-tune-"))
+    execution = Execution(trials, resources, concurrent, paths, scratch)
+    if resources.workers == 1:
+        demand = {"cpu": float(resources.cpus_per_worker), "gpu": resources.gpus_per_worker}
+        trainable = tune.with_resources(run_trial, demand)
+    else:
+        # The trial's own process only passes messages on; its workers have places of their own.
+        trainable = tune.with_resources(run_trial_on_workers, {"cpu": TRIAL_CPUS})
+    try:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                num_samples=-1,
+                search_alg=LedgerSearcher(execution),
+                scheduler=LedgerScheduler(execution),
+                # A process that waits for Ray Train cannot be given another trial: Tune would wait for it for ever.
+                reuse_actors=resources.workers == 1,
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=str(scratch), verbose=0, checkpoint_config=tune.CheckpointConfig()
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if execution.unplaced is not None:
+        raise StudyError(execution.unplaced)
