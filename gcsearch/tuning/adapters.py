@@ -30,13 +30,13 @@ class LedgerSearcher(Searcher):
         self.concurrent = concurrent
 
     def suggest(self, trial_id: str) -> Any:
-        """Configuration for `run_trial`, None while all places are taken, FINISHED when nothing is left."""
+        """Configuration for `run_trial`, None if there is nothing to start now, FINISHED when nothing is left."""
         del trial_id
         if len(self.driver.active) >= self.concurrent:
             return None
         record = self.driver.next_trial()
-        if record is None:
-            return str(Searcher.FINISHED)
+        if record is None:  # a result still to come may resume a paused trial
+            return None if self.driver.active else str(Searcher.FINISHED)
         resources = self.driver.study.resources
         return {
             "trial": record.trial,

@@ -99,22 +99,40 @@ class Entry:
 
 @dataclass(frozen=True)
 class Space:
-    """All entries; unconditional ones are drawn first, then those with `when`, in the order written."""
+    """All entries; unconditional ones are drawn first, then those with `when`, in the order written.
+
+    Attributes:
+        entries: The entries.
+        is_free: Whether their keys are free names, not keys of an experiment.
+    """
 
     entries: tuple[Entry, ...]
+    is_free: bool = False
 
     def draw(self, chooser: Chooser, base: Document) -> tuple[Params, Document]:
         """Parameters from a chooser, and the experiment they make of `base`."""
         params: Params = {}
         document = base
         for entry in self.in_order():
-            if all(matches(document, key, wanted) for key, wanted in entry.when.items()):
+            if all(self._matches(document, key, wanted) for key, wanted in entry.when.items()):
                 value = _draw(entry.node, entry.key, entry.key, chooser, params)
                 document = document.with_values({entry.key: value}, entry.place)
                 path = tuple(entry.key.split("."))
                 for length in range(1, len(path)):  # sections that only the space mentions
                     document.places.setdefault(path[:length], entry.place)
         return params, document
+
+    def _matches(self, document: Document, key: str, wanted: Any) -> bool:
+        return matches(document, key, wanted, has_defaults=not self.is_free)
+
+    def choose(self, chooser: Chooser, base: Document) -> Params:
+        """Parameters from a chooser, without the experiment they make."""
+        if any(entry.when for entry in self.entries):
+            return self.draw(chooser, base)[0]
+        params: Params = {}
+        for entry in self.entries:
+            _draw(entry.node, entry.key, entry.key, chooser, params)
+        return params
 
     def variations(self, base: Document) -> Iterator[dict[str, Any]]:
         """Choices that reach every end of every range and every option at least once, as values for `FixedChooser`.
@@ -138,7 +156,7 @@ class Space:
         for key, wanted in entry.when.items():
             for values in ({}, context, *known):
                 _, document = self.draw(FixedChooser(context | values), base)
-                if matches(document, key, wanted):
+                if self._matches(document, key, wanted):
                     context |= values
                     break
             else:
@@ -151,7 +169,7 @@ class Space:
     def with_real(self, names: frozenset[str]) -> Space:
         """Copy in which the named ranges are continuous, though their ends were written as integers."""
         entries = (replace(entry, node=_with_real(entry.node, entry.key, names)) for entry in self.entries)
-        return Space(tuple(entries))
+        return replace(self, entries=tuple(entries))
 
     def place(self, key: str) -> str:
         """Where the entry of a parameter is written; the last one if it is drawn by several."""
@@ -204,11 +222,14 @@ def _with_real(node: Node, name: str, names: frozenset[str]) -> Node:
     return Choice(options=tuple(options))
 
 
-def matches(document: Document, key: str, wanted: Any) -> bool:
+def matches(document: Document, key: str, wanted: Any, *, has_defaults: bool = True) -> bool:
     """Whether the assembled experiment has the wanted value, or one of the wanted values, at `key`."""
     try:
         value = lookup(document.data, key)
-    except KeyError:  # not written, so its default counts
+    except KeyError:
+        if not has_defaults:
+            return False
+        # not written, so its default counts
         try:
             value = lookup(Experiment.from_document(document).to_dict(), key)
         except KeyError:
@@ -290,8 +311,8 @@ def label_of(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
-def parse_space(spec: Any, document: Document, path: KeyPath = ("space",)) -> Space:
-    """Space from the `space` section of a study file."""
+def parse_space(spec: Any, document: Document, path: KeyPath = ("space",), *, is_free: bool = False) -> Space:
+    """Space from the `space` section of a study file; with `is_free`, its keys are free names."""
     if not isinstance(spec, dict) or not spec:
         raise ConfigError(
             f"{document.where(path)}: space must be a mapping of experiment keys to what they may be, and not empty. "
@@ -301,12 +322,12 @@ def parse_space(spec: Any, document: Document, path: KeyPath = ("space",)) -> Sp
     for key, value in spec.items():
         at = (*path, key)
         place = document.where(at)
-        if key == "seed" or key.endswith(".seed"):
+        if not is_free and (key == "seed" or key.endswith(".seed")):
             raise ConfigError(
                 f"{place}: space.{key} must not be searched: the best seed is luck, not a recipe. Remove it, and set "
                 "seed in the experiment if it matters."
             )
-        if key.split(".")[0] in ("evaluation", "data", "name") or key == "training.num_images":
+        if not is_free and (key.split(".")[0] in ("evaluation", "data", "name") or key == "training.num_images"):
             raise ConfigError(
                 f"{place}: space.{key} must not be searched: trials that differ in it cannot be compared. Set it with "
                 f"--set {key}=... for the whole study."
@@ -316,7 +337,7 @@ def parse_space(spec: Any, document: Document, path: KeyPath = ("space",)) -> Sp
             raise ConfigError(f"{place}: space.{key}.when must be a mapping of keys to values, got {describe(when)}.")
         node = {name: inner for name, inner in value.items() if name != "when"} if isinstance(value, dict) else value
         entries.append(Entry(key=key, node=_parse_node(node, document, at), when=when, place=place))
-    space = Space(tuple(entries))
+    space = Space(tuple(entries), is_free)
     _check_overlaps(space)
     return space
 

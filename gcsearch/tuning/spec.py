@@ -11,9 +11,12 @@ from gcsearch.config import Document, Experiment, build, build_settings, find_ex
 from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.registry import spec
-from gcsearch.tuning.samplers import Recorder, RungAwareTPE, SearchSampler
+from gcsearch.tuning.engine import Engine
+from gcsearch.tuning.samplers import Recorder, SearchSampler
+from gcsearch.tuning.samplers.auto import RungAwareTPE
+from gcsearch.tuning.settling import Settling
 from gcsearch.tuning.space import FixedChooser, Params, Range, Space, label_of, lookup, parameter_key, parse_space
-from gcsearch.tuning.stopping import ASHA, NoStopping, Stopping
+from gcsearch.tuning.stopping import NoStopping, RungRule, Stopping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +134,24 @@ class StudySpec:
     @property
     def within(self) -> str | None:
         """Key inside which trials are compared, with ``auto`` resolved."""
-        if not isinstance(self.stopping, ASHA):
-            return None
-        if self.stopping.within == "auto":
-            return "timesteps" if self.space.has("timesteps") else None
-        return None if self.stopping.within == "none" else self.stopping.within
+        return resolve_within(self.stopping, self.space)
+
+    def engine(self) -> Engine:
+        """What decides for this study."""
+        return Engine(
+            space=self.space,
+            base=self.base,
+            sampler=self.search.sampler,
+            seed=self.search.seed,
+            start_from=self.search.start_from,
+            stopping=self.stopping,
+            within=self.within,
+            metric=self.objective.key,
+            loss=self.objective.loss,
+            rungs=tuple(self.experiment.rungs),
+            max_trials=self.budget.trials,
+            is_settling=Settling(self.stopping),
+        )
 
     def experiment_of(self, params: Params) -> Experiment:
         """Experiment of a trial's parameters."""
@@ -168,6 +184,15 @@ class StudySpec:
             "search": spec(self.search),
             "resources": spec(self.resources),
         }
+
+
+def resolve_within(stopping: Stopping, space: Space) -> str | None:
+    """Key inside which a rule compares trials; None compares all."""
+    if not isinstance(stopping, RungRule) or stopping.within == "none":
+        return None
+    if stopping.within == "auto":
+        return "timesteps" if space.has("timesteps") else None
+    return stopping.within
 
 
 SECTIONS = ("name", "experiment", "objective", "budget", "space", "search", "stopping", "resources")
@@ -305,7 +330,7 @@ def _check(study: StudySpec, document: Document) -> None:
         )
 
     horizon, every = experiment.training.num_images, experiment.evaluation.every_images
-    if isinstance(study.stopping, ASHA):
+    if isinstance(study.stopping, RungRule):
         first = study.stopping.min_images
         if first % every:
             nearest = max(every, round(first / every) * every)
@@ -324,6 +349,10 @@ def _check(study: StudySpec, document: Document) -> None:
                 f"{document.where(('stopping', 'within'))}: stopping.within must be a key of the space, auto or none, "
                 f"got '{within}'. {suggestion(within, [entry.key for entry in study.space.entries])}"
             )
+    try:
+        study.search.sampler.check(study.space, study.base)
+    except ValueError as error:
+        raise ConfigError(f"{document.where(('search', 'sampler'))}: search.{error}") from None
     for index, params in enumerate(study.search.start_from):
         _check_start(study, params, document, index)
 
