@@ -166,6 +166,12 @@ class Driver:
         images = self.state.trials[trial].images
         self.write("trial_ended", trial=trial, state=state, reason=reason, images=images, paused=is_paused or None)
 
+    def finish(self) -> None:
+        """Record the end of the study; what still waits for promotion then is stopped."""
+        for record in self.engine.paused(self.state):
+            self.end(record.trial, "stopped", record.reason)
+        self.write("study_ended")
+
     def interrupt(self) -> None:
         """Record that the trials still running were interrupted; the next driver goes on with them."""
         self.is_stopping = True

@@ -8,7 +8,7 @@ events, so is every decision: after a kill the same ones are made again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from gcsearch.config import Document
 from gcsearch.ledger import StudyState, TrialRecord
-from gcsearch.tuning.samplers.base import Drawn, History, Observation, RandomChooser, SearchSampler, drawn_from
+from gcsearch.tuning.samplers.base import History, Observation, RandomChooser, SearchSampler, drawn_from
 from gcsearch.tuning.space import FixedChooser, Params, Space
 from gcsearch.tuning.stopping import GO_ON, Decision, RungRule, Stopping
 
@@ -123,15 +123,15 @@ class Engine:
         """
         for record in self.left_over(state, active):
             return Launch(trial=record.trial, params=record.params, is_audit=record.is_audit)
-        may_start = may_start and not self.is_spent(state)
-        if resumed := self._promoted(state, is_last_call=not may_start and not active):
+        if resumed := self._promoted(state, is_last_call=False):
             return Launch(trial=resumed.trial, params=resumed.params, is_audit=resumed.is_audit)
         number = len(state.trials)
-        params = self.suggest(state, number) if may_start else None
-        if params is None:
-            last = self._promoted(state, is_last_call=True) if may_start and not active else None
-            return Launch(trial=last.trial, params=last.params, is_audit=last.is_audit) if last else None
-        return Launch(trial=f"{number:04d}", params=params, is_audit=self.is_audit(number))
+        params = self.suggest(state, number) if may_start and not self.is_spent(state) else None
+        if params is not None:
+            return Launch(trial=f"{number:04d}", params=params, is_audit=self.is_audit(number))
+        if not active and (resumed := self._promoted(state, is_last_call=True)):
+            return Launch(trial=resumed.trial, params=resumed.params, is_audit=resumed.is_audit)
+        return None
 
     def left_over(self, state: StudyState, active: Collection[str] = ()) -> Iterator[TrialRecord]:
         """Trials that were being worked on, and are not active now."""
@@ -178,16 +178,28 @@ class Engine:
 
     def _promoted(self, state: StudyState, *, is_last_call: bool) -> TrialRecord | None:
         """The paused trial that the rule resumes: at the highest rung, then with the best score."""
-        waiting = [record for record in self._trials(state) if record.is_paused and record.state == "interrupted"]
-        candidates, tables = [], {}
-        for record in waiting:
+        waiting: dict[tuple[int, Any], list[tuple[float, str]]] = {}
+        for record in self.paused(state):
             score = self._score(record, record.images, None)
-            score = math.inf if score is None else score
             group = record.params.get(self.within) if self.within else None
-            table = tables[group] = tables.get(group) or self.table(state, record)
-            if self.stopping.resumes(record.trial, record.images, score, table, is_last_call=is_last_call):
-                candidates.append((-record.images, score, record.trial))
-        return state.trials[min(candidates)[2]] if candidates else None
+            waiting.setdefault((record.images, group), []).append((math.inf if score is None else score, record.trial))
+        for (images, _), scored in sorted(waiting.items(), key=lambda item: (-item[0][0], min(item[1]))):
+            score, trial = min(scored)
+            others = self._comparable(state, state.trials[trial])
+            went_on = sum(self._went_on(other, images) for other in others)
+            column = self._column(others, images, None)
+            if self.stopping.resumes(score, column, went_on, is_last_call=is_last_call):
+                return state.trials[trial]
+        return None
+
+    def paused(self, state: StudyState) -> list[TrialRecord]:
+        """Trials that wait for the stopping rule to resume them."""
+        return [record for record in self._trials(state) if record.is_paused]
+
+    @staticmethod
+    def _went_on(record: TrialRecord, images: int) -> bool:
+        """Whether the rule let a trial go on from a rung."""
+        return record.images >= images and not record.is_audit and not (record.is_paused and record.images == images)
 
     # Whether it goes on ------------------------------------------------------------------------------------------
 
@@ -213,34 +225,44 @@ class Engine:
             record: The trial.
             until: Number of the ledger's event after which nothing counts; None counts all.
         """
-        others = [
-            other
-            for other in self._trials(state)
-            if self.within is None or other.params.get(self.within) == record.params.get(self.within)
-        ]
+        others = self._comparable(state, record)
+        return ScoreTable(self.rungs, lambda images: self._column(others, images, until))
 
-        def column(images: int) -> dict[str, float]:
-            scores = ((other, self._score(other, images, until)) for other in others)
-            return {
-                other.trial: score
-                for other, score in scores
-                if score is not None and not (math.isfinite(score) and self.is_settling(other, images))
-            }
+    def _comparable(self, state: StudyState, record: TrialRecord) -> list[TrialRecord]:
+        """Trials that have the same value of the key `within`, the trial itself included."""
+        key = self.within
+        return [one for one in self._trials(state) if key is None or one.params.get(key) == record.params.get(key)]
 
-        return ScoreTable(self.rungs, column)
+    def _column(self, records: Iterable[TrialRecord], images: int, until: int | None) -> dict[str, float]:
+        """Scores at one rung, without those that are not to be judged yet."""
+        scores = {}
+        for record in records:
+            score = self._score(record, images, until)
+            if score is not None and not (math.isfinite(score) and self.is_settling(record, images)):
+                scores[record.trial] = score
+        return scores
 
     # What is known -----------------------------------------------------------------------------------------------
 
     def observations(self, state: StudyState) -> list[Observation]:
         """All trials as samplers see them."""
-        return [
-            Observation(
-                drawn=self._drawn(record),
-                scores=self.scores(record),
-                is_running=record.state == "running" or (record.state == "interrupted" and not record.is_paused),
-            )
-            for record in self._trials(state)
-        ]
+        return [self._observation(record) for record in self._trials(state)]
+
+    def _observation(self, record: TrialRecord) -> Observation:
+        """A trial as samplers see it, made anew only when something has happened to it."""
+        happened = (len(record.results), record.state, record.is_paused)
+        known = self._observed.get(record.trial)
+        if known is None or known[0] != happened:
+            drawn = known[1].drawn if known else drawn_from(self.space, self.base, record.params)
+            is_running = record.state == "running" or (record.state == "interrupted" and not record.is_paused)
+            known = happened, Observation(drawn=drawn, scores=self.scores(record), is_running=is_running)
+            self._observed[record.trial] = known
+        return known[1]
+
+    @cached_property
+    def _observed(self) -> dict[str, tuple[tuple[int, str, bool], Observation]]:
+        """Observations as they were made last. An engine serves one study, whose trials keep their parameters."""
+        return {}
 
     def scores(self, record: TrialRecord) -> dict[int, float]:
         """Score at each rung, lower is better; a diverged trial has the worst score at every later rung."""
@@ -255,23 +277,15 @@ class Engine:
 
     def _score(self, record: TrialRecord, images: int, until: int | None) -> float | None:
         """Score at one rung, as far as it was known; None without one."""
-        if images > record.images:
+        if not record.results or images > record.results[-1].images:
+            if record.state != "diverged":
+                return None
             is_known = until is None or (record.ended_order or 0) <= until
-            return math.inf if record.state == "diverged" and is_known and images in self.rungs else None
+            return math.inf if is_known and images in self.rungs else None
         result = record.at(images)
         if result is None or self.metric not in result.metrics or (until is not None and result.order > until):
             return None
         return self.loss(result.metrics[self.metric])
-
-    def _drawn(self, record: TrialRecord) -> Drawn:
-        if record.trial not in self._drawn_cache:
-            self._drawn_cache[record.trial] = drawn_from(self.space, self.base, record.params)
-        return self._drawn_cache[record.trial]
-
-    @cached_property
-    def _drawn_cache(self) -> dict[str, Drawn]:
-        """Choices behind the parameters of each trial, which never change."""
-        return {}
 
     def _trials(self, state: StudyState) -> Iterator[TrialRecord]:
         """The trials of the search; finalists and arms of an ablation are not its business."""

@@ -6,7 +6,7 @@ What a real study does is decided by the same engine, so samplers and stopping r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -156,6 +156,8 @@ class _Simulation:
             record = min(self.active.values(), key=lambda one: (self._finish(one), one.since_order))
             self.now = self._finish(record)
             self.reach(record, self._target(record))
+        for record in self.engine.paused(self.ledger.state):
+            self.end(record, "stopped", record.reason)
         self.write("study_ended")
 
     def launch(self) -> None:
@@ -231,5 +233,3 @@ class _Simulation:
     def _images(self, record: TrialRecord) -> int:
         """Images that a trial has cost; a diverged one got to the next rung."""
         return self._target(record) if record.state == "diverged" else record.images
-
-

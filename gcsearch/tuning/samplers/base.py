@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,11 @@ class Observation:
     drawn: Drawn
     scores: dict[int, float]
     is_running: bool
+
+    @cached_property
+    def units(self) -> dict[str, float]:
+        """Every choice as a number: position in [0, 1] of a range, index of an option."""
+        return {name: unit_of(value, node) for name, (value, node) in self.drawn.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +141,13 @@ def to_unit(value: float, node: Range) -> float:
     if node.is_log:
         return math.log(value / node.low) / math.log(node.high / node.low)
     return (value - node.low) / (node.high - node.low)
+
+
+def unit_of(value: Any, node: Node) -> float:
+    """Position in [0, 1] of a value of a range, index of an option of a choice."""
+    if isinstance(node, Choice):
+        return float(next(index for index, option in enumerate(node.options) if option.label == value))
+    return to_unit(value, node)
 
 
 def drawn_from(space: Space, base: Document, params: Params) -> Drawn:
