@@ -133,7 +133,7 @@ def late_winner() -> Problem:
 
 
 def digits() -> Problem:
-    """Curves of our own trainer on the digits: those of the recorded recipe nearest to the parameters. Logarithm of FID."""
+    """Curves of our own trainer on the digits: those of the nearest recorded recipe. Logarithm of FID."""
     table = json.loads(TABLE.read_text())
     recipes, rungs = table["recipes"], table["rungs"]
 

@@ -110,7 +110,14 @@ class Engine:
 
     # What is next --------------------------------------------------------------------------------------------------
 
-    def next(self, state: StudyState, active: Collection[str] = (), *, may_start: bool = True) -> Launch | None:
+    def next(
+        self,
+        state: StudyState,
+        active: Collection[str] = (),
+        *,
+        may_start: bool = True,
+        left_images: float = math.inf,
+    ) -> Launch | None:
         """The trial to work on next; None if there is none, now or, if nothing is active, at all.
 
         First those that an earlier driver left unfinished, then paused ones that the rule resumes, the one at the
@@ -120,18 +127,31 @@ class Engine:
             state: The study.
             active: Trials being worked on.
             may_start: Whether a limit outside the engine (time, money) leaves room for new trials.
+            left_images: Images that may still be spent; only a trial that reaches its next rung with them is given.
         """
-        for record in self.left_over(state, active):
+
+        def is_affordable(record: TrialRecord) -> bool:
+            return self.to_next_rung(record.images) <= left_images
+
+        def resume(record: TrialRecord) -> Launch:
             return Launch(trial=record.trial, params=record.params, is_audit=record.is_audit)
-        if resumed := self._promoted(state, is_last_call=False):
-            return Launch(trial=resumed.trial, params=resumed.params, is_audit=resumed.is_audit)
+
+        if unfinished := next(filter(is_affordable, self.left_over(state, active)), None):
+            return resume(unfinished)
+        waiting = list(filter(is_affordable, self.paused(state)))
+        if promoted := self._promoted(state, waiting, is_last_call=False):
+            return resume(promoted)
         number = len(state.trials)
-        params = self.suggest(state, number) if may_start and not self.is_spent(state) else None
+        is_open = may_start and not self.is_spent(state) and self.rungs[0] <= left_images
+        params = self.suggest(state, number) if is_open else None
         if params is not None:
             return Launch(trial=f"{number:04d}", params=params, is_audit=self.is_audit(number))
-        if not active and (resumed := self._promoted(state, is_last_call=True)):
-            return Launch(trial=resumed.trial, params=resumed.params, is_audit=resumed.is_audit)
-        return None
+        promoted = None if active else self._promoted(state, waiting, is_last_call=True)
+        return resume(promoted) if promoted else None
+
+    def to_next_rung(self, images: int) -> int:
+        """Images from one rung, or from the start, to the next; 0 at the horizon."""
+        return next((rung for rung in self.rungs if rung > images), images) - images
 
     def left_over(self, state: StudyState, active: Collection[str] = ()) -> Iterator[TrialRecord]:
         """Trials that were being worked on, and are not active now."""
@@ -176,10 +196,12 @@ class Engine:
         phase = np.random.default_rng([self.seed, AUDIT]).random()
         return math.floor((number + 1) * share + phase) > math.floor(number * share + phase)
 
-    def _promoted(self, state: StudyState, *, is_last_call: bool) -> TrialRecord | None:
+    def _promoted(
+        self, state: StudyState, paused: Iterable[TrialRecord], *, is_last_call: bool
+    ) -> TrialRecord | None:
         """The paused trial that the rule resumes: at the highest rung, then with the best score."""
         waiting: dict[tuple[int, Any], list[tuple[float, str]]] = {}
-        for record in self.paused(state):
+        for record in paused:
             score = self._score(record, record.images, None)
             group = record.params.get(self.within) if self.within else None
             waiting.setdefault((record.images, group), []).append((math.inf if score is None else score, record.trial))
@@ -199,7 +221,8 @@ class Engine:
     @staticmethod
     def _went_on(record: TrialRecord, images: int) -> bool:
         """Whether the rule let a trial go on from a rung."""
-        return record.images >= images and not record.is_audit and not (record.is_paused and record.images == images)
+        is_held = record.is_paused or record.state == "stopped"  # what waited until the end of the study is stopped
+        return record.images >= images and not record.is_audit and not (is_held and record.images == images)
 
     # Whether it goes on ------------------------------------------------------------------------------------------
 

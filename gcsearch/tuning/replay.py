@@ -155,7 +155,7 @@ class _Simulation:
                 break
             record = min(self.active.values(), key=lambda one: (self._finish(one), one.since_order))
             self.now = self._finish(record)
-            self.reach(record, self._target(record))
+            self.reach(record, record.images + self.engine.to_next_rung(record.images))
         for record in self.engine.paused(self.ledger.state):
             self.end(record, "stopped", record.reason)
         self.write("study_ended")
@@ -163,12 +163,8 @@ class _Simulation:
     def launch(self) -> None:
         """Give every idle worker a trial, as long as the budget allows."""
         while len(self.active) < self.num_workers:
-            first = self.engine.rungs[0]
-            launch = self.engine.next(self.ledger.state, self.active, may_start=first <= self.left())
+            launch = self.engine.next(self.ledger.state, self.active, left_images=self.left())
             if launch is None:
-                return
-            known = self.ledger.trials.get(launch.trial)
-            if known and self._target(known) - known.images > self.left():
                 return
             self.write(
                 "trial_started",
@@ -220,16 +216,13 @@ class _Simulation:
 
     def left(self) -> int:
         """Images of the budget that are neither seen nor on their way to a rung."""
-        return self.budget_images - self.seen - sum(self._target(one) - one.images for one in self.active.values())
-
-    def _target(self, record: TrialRecord) -> int:
-        return next(rung for rung in self.engine.rungs if rung > record.images)
+        return self.budget_images - self.seen - sum(self.engine.to_next_rung(one.images) for one in self.active.values())
 
     def _finish(self, record: TrialRecord) -> datetime:
         """When a trial comes to its next rung."""
         begun = datetime.fromisoformat(record.since)
-        return begun + timedelta(milliseconds=self._target(record) - record.images)
+        return begun + timedelta(milliseconds=self.engine.to_next_rung(record.images))
 
     def _images(self, record: TrialRecord) -> int:
         """Images that a trial has cost; a diverged one got to the next rung."""
-        return self._target(record) if record.state == "diverged" else record.images
+        return record.images + (self.engine.to_next_rung(record.images) if record.state == "diverged" else 0)

@@ -68,7 +68,7 @@ STUDY = {
         "network.dropout": {"min": 0.0, "max": 0.5, "when": {"timesteps.name": "exponential"}},
     },
     "budget": {"trials": 9},
-    "search": {"sampler": {"name": "auto", "min_observations": 3, "random_share": 0.2}, "seed": 0},
+    "search": {"sampler": {"name": "auto", "min_observations": 3, "random_share": 0.2}, "seed": 4},
     "stopping": {"name": "asha", "variant": "stopping", "min_images": 800, "factor": 2, "within": "none"},
 }
 ASSIGNMENTS = ["training.num_images=3200"]

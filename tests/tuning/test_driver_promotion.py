@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
+from gcsearch.ledger import ENDED, LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.tuning.driver import Driver
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -19,7 +19,7 @@ def promoting(load, sections):
 
 def test_every_trial_pauses_at_every_rung_and_has_an_end_when_the_study_has(run, check_ledger, promoting, tmp_path):
     state = run(promoting, tmp_path)
-    assert {record.state for record in state.trials.values()} == {"completed", "stopped", "diverged"}
+    assert {"completed", "stopped"} <= {record.state for record in state.trials.values()} <= {*ENDED}
     assert check_ledger(tmp_path) == set(state.trials)
     events = read_events(tmp_path / LEDGER_NAME)
     paused = [event["images"] for event in events if event.get("paused")]
@@ -33,7 +33,7 @@ def test_every_trial_pauses_at_every_rung_and_has_an_end_when_the_study_has(run,
 def test_killed_at_any_event_it_is_the_study_that_was_never_killed(run, outcome, lines_of, promoting, tmp_path):
     whole = outcome(run(promoting, tmp_path / "whole"))
     lines = lines_of(tmp_path / "whole")
-    for count in range(0, len(lines) + 1, 2):
+    for count in range(0, len(lines) + 1, 5):
         directory = tmp_path / f"killed-{count}"
         directory.mkdir()
         (directory / LEDGER_NAME).write_bytes(b"".join(lines[:count]))

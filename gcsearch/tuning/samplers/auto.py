@@ -32,30 +32,30 @@ MIN_WIDTH = 0.06
 @search_samplers.register("auto")
 @dataclass(frozen=True, kw_only=True)
 class RungAwareTPE(SearchSampler):
-    """Tree-structured Parzen estimator on a ranking that never compares scores of different rungs.
+    """Tree-structured Parzen estimator on the highest rung that enough trials have reached.
 
-    A stopped trial's early score is never taken for a final one: `ranking` sorts all trials with a score, each by the
-    highest rung it reached. The best ones make one density, all others, those under way and the diverged make another;
-    of some draws from the first, the one with the largest ratio is taken. A share of the trials changes one of the best
-    a little instead, which refines what the densities are too wide for, and a share stays random, so that early
-    stopping on a wrong rung cannot lock the search in.
+    A stopped trial's early score is never taken for a final one: the model sees the scores of one rung only. The best
+    trials there make one density, the others, with those under way and the diverged, make another; of some draws from
+    the first, the one with the largest ratio is taken. A share of the trials changes one of the best a little instead,
+    which refines what the densities are too wide for, and a share stays random, so that early stopping on a wrong
+    rung cannot lock the search in.
 
     Attributes:
-        min_observations: Trials with a finite score that are needed before the model is used. Diverged trials do not
-            count, as they say nothing about what is good; once there is a model they are bad.
+        min_observations: Finite scores that a rung needs before it is modelled. Diverged trials do not count towards
+            it, as a rung that only they "reached" says nothing about what is good; once it is modelled they are bad.
         random_share: Probability that a trial is drawn at random, in [0, 1].
         local_share: Probability that another one varies one of the best, in [0, 1].
-        good_share: Share of the trials that count as good, in (0, 1).
+        good_share: Share of the trials at the rung that count as good, in (0, 1).
         num_candidates: Draws from which a suggestion is taken.
 
-    Source: Bergstra et al. 2011 for the estimator, Falkner et al. 2018 (arXiv:1807.01774) for one that knows rungs; the
-        ranking and the local share are ours. Defaults were chosen on a random family of synthetic problems.
+    Source: Bergstra et al. 2011 for the estimator; the rung rule is BOHB's (Falkner et al. 2018, arXiv:1807.01774); the
+        local share is ours. Defaults were chosen on a random family of synthetic problems.
     """
 
     min_observations: int = 8
     random_share: float = 0.2
     local_share: float = 0.25
-    good_share: float = 0.1
+    good_share: float = 0.15
     num_candidates: int = 32
 
     def __post_init__(self) -> None:
@@ -71,47 +71,35 @@ class RungAwareTPE(SearchSampler):
 
     def chooser(self, history: History) -> Chooser:
         random = history.generator(1)
-        num_finite = sum(_is_finite(one) for one in history.observations)
-        if num_finite < self.min_observations or random.random() < self.random_share:
+        rung = self._modelled_rung(history)
+        if rung is None or random.random() < self.random_share:
             return RandomChooser(history.seed, history.number)
-        ranked = ranking(history.observations, history.rungs)
-        num_good = max(2, min(num_finite, math.ceil(self.good_share * len(ranked))))
+        reached = [one for one in history.observations if rung in one.scores]
+        ranked = sorted(reached, key=lambda one: one.scores[rung])
+        num_good = min(_num_finite(reached, rung), max(2, math.ceil(self.good_share * len(ranked))))
         good, rest = ranked[:num_good], ranked[num_good:]
         if random.random() < self.local_share:
             center = good[min(int(random.exponential()), num_good - 1)]
             return _fixed(history.draw(Parzen([center], is_local=True).chooser(random)))
-        under_way = [one for one in history.observations if one.is_running and not one.scores]
+        under_way = [one for one in history.observations if one.is_running and rung not in one.scores]
         promising, poor = Parzen(good), Parzen([*rest, *under_way])
         candidates = [history.draw(promising.chooser(random)) for _ in range(self.num_candidates)]
         gains = promising.log_density(candidates) - poor.log_density(candidates)
         return _fixed(candidates[int(np.argmax(gains))])
 
+    def _modelled_rung(self, history: History) -> int | None:
+        for rung in sorted(history.rungs, reverse=True):
+            if _num_finite(history.observations, rung) >= self.min_observations:
+                return rung
+        return None
 
-def _is_finite(observation: Observation) -> bool:
-    return any(map(math.isfinite, observation.scores.values()))
+
+def _num_finite(observations: Sequence[Observation], rung: int) -> int:
+    return sum(math.isfinite(one.scores.get(rung, math.inf)) for one in observations)
 
 
 def _fixed(drawn: Drawn) -> FixedChooser:
     return FixedChooser({name: value for name, (value, _) in drawn.items()})
-
-
-def ranking(observations: Sequence[Observation], rungs: Sequence[int]) -> list[Observation]:
-    """Observations with a score, best first; scores are compared at equal rungs only.
-
-    Sorted by the lowest rung; then at each higher one those that reached it are sorted anew among the places that they
-    hold. So a trial that was stopped keeps its place, and those that went on are ordered by what they came to.
-    """
-    order: list[int] = []
-    for rung in sorted(rungs):
-        reached = [index for index, one in enumerate(observations) if rung in one.scores]
-        reached.sort(key=lambda index: observations[index].scores[rung])
-        known = set(order)
-        new = [index for index in reached if index not in known]
-        here = set(reached)
-        order += new
-        again = iter(reached)
-        order = [next(again) if index in here else index for index in order]
-    return [observations[index] for index in order]
 
 
 class Parzen:
