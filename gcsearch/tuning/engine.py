@@ -196,9 +196,7 @@ class Engine:
         phase = np.random.default_rng([self.seed, AUDIT]).random()
         return math.floor((number + 1) * share + phase) > math.floor(number * share + phase)
 
-    def _promoted(
-        self, state: StudyState, paused: Iterable[TrialRecord], *, is_last_call: bool
-    ) -> TrialRecord | None:
+    def _promoted(self, state: StudyState, paused: Iterable[TrialRecord], *, is_last_call: bool) -> TrialRecord | None:
         """The paused trial that the rule resumes: at the highest rung, then with the best score."""
         waiting: dict[tuple[int, Any], list[tuple[float, str]]] = {}
         for record in paused:

@@ -216,7 +216,9 @@ class _Simulation:
 
     def left(self) -> int:
         """Images of the budget that are neither seen nor on their way to a rung."""
-        return self.budget_images - self.seen - sum(self.engine.to_next_rung(one.images) for one in self.active.values())
+        return (
+            self.budget_images - self.seen - sum(self.engine.to_next_rung(one.images) for one in self.active.values())
+        )
 
     def _finish(self, record: TrialRecord) -> datetime:
         """When a trial comes to its next rung."""

@@ -294,14 +294,17 @@ def test_random_integers_on_a_log_scale_reach_both_ends():
     assert max(widths) == 64
 
 
-@pytest.mark.parametrize("bad", [
+@pytest.mark.parametrize(
+    "bad",
+    [
         {"min_observations": 1},
         {"random_share": -0.1},
         {"random_share": 1.1},
         {"local_share": 1.1},
         {"good_share": 0.0},
         {"num_candidates": 0},
-    ])
+    ],
+)
 def test_meaningless_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         RungAwareTPE(**bad)
