@@ -2,9 +2,9 @@
 
     python benchmarks/search_engine.py --seeds 20 --jobs 2
 
-Four virtual workers. The regret at some budget is the true final score of the incumbent, the trial with the best observed
-score at the highest rung that any trial has reached, less the best there is. Speed-up is how much sooner the mean regret
-is down to random search's at the end; never counts as 0.5. Intervals are 95 %, bootstrapped over seeds.
+Four virtual workers. The regret at some budget is the true final score of the incumbent, the trial with the best
+observed score at the highest rung that any trial has reached, less the best there is. Speed-up is how much sooner the
+mean regret is down to random search's at the end; never counts as 0.5. Intervals are 95 %, bootstrapped over seeds.
 """
 
 from __future__ import annotations

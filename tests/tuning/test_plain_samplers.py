@@ -56,7 +56,7 @@ def test_quasi_random_points_fill_the_square_more_evenly_than_random_ones():
 
 
 def test_a_gaussian_process_refuses_parameters_that_exist_only_sometimes():
-    with pytest.raises(ConfigError, match="sampler gp needs parameters that always exist.*Use auto"):
+    with pytest.raises(ConfigError, match=r"sampler gp needs parameters that always exist.*Use auto"):
         run(TREE, "gp")
     conditional = {"x": {"min": 0.0, "max": 1.0, "when": {"y": 1}}, "y": {"values": [1, 2]}}
     with pytest.raises(ConfigError, match="sampler gp needs"):
