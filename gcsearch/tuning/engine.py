@@ -218,7 +218,9 @@ class Engine:
 
     @staticmethod
     def _went_on(record: TrialRecord, images: int) -> bool:
-        """Whether the rule let a trial go on from a rung."""
+        """Whether the rule let a trial go on from a rung; one that came to nothing there gives up its place."""
+        if record.state in ("diverged", "failed"):
+            return False
         is_held = record.is_paused or record.state == "stopped"  # what waited until the end of the study is stopped
         return record.images >= images and not record.is_audit and not (is_held and record.images == images)
 
