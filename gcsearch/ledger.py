@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,12 +118,22 @@ class LedgerWriter:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RungResult:
-    """Scores of a trial at one rung."""
+    """Scores of a trial at one rung.
+
+    Attributes:
+        images: The rung.
+        metrics: Named numbers.
+        identities: What each score means.
+        time: When it was written.
+        order: Number of its event in the ledger. What was known at some instant is what has no larger number: times
+            may be equal, numbers are not.
+    """
 
     images: int
     metrics: dict[str, float]
     identities: dict[str, str]
     time: str
+    order: int = 0
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -130,6 +141,15 @@ class TrialRecord:
     """What the ledger knows about one trial.
 
     Attributes:
+        trial: Its number, as text.
+        kind: ``trial``, ``finalist`` or ``arm``.
+        is_audit: Whether it ignores the stopping rule.
+        is_paused: Whether it was interrupted by the stopping rule, which may resume it.
+        started: Time of its first start.
+        since: Time of its latest start or result, whichever is later.
+        since_order: Number of that event in the ledger.
+        ended: Time of its end; None while it runs.
+        ended_order: Number of that event.
         losses: How often a process of the trial was gone before the trial was over.
     """
 
@@ -144,8 +164,13 @@ class TrialRecord:
     reason: str | None = None
     results: list[RungResult] = dataclasses.field(default_factory=list)
     samples: dict[int, str] = dataclasses.field(default_factory=dict)
+    is_audit: bool = False
+    is_paused: bool = False
     started: str = ""
+    since: str = ""
+    since_order: int = 0
     ended: str | None = None
+    ended_order: int | None = None
     losses: int = 0
 
     @property
@@ -162,12 +187,15 @@ class TrialRecord:
             return values[-1]
         return min(values) if lower_is_better else max(values)
 
+    def at(self, images: int) -> RungResult | None:
+        """Result at one rung; None if there is none."""
+        index = bisect_left(self.results, images, key=lambda result: result.images)
+        return self.results[index] if index < len(self.results) and self.results[index].images == images else None
+
     def value_at(self, metric: str, images: int) -> float | None:
         """Value of a metric at one rung; None if the trial has no result there."""
-        for result in self.results:
-            if result.images == images:
-                return result.metrics.get(metric)
-        return None
+        result = self.at(images)
+        return result.metrics.get(metric) if result else None
 
 
 class StudyState:
@@ -177,6 +205,7 @@ class StudyState:
         study: Fields of the first `study_started` event.
         trials: Trials by number, in order of their start.
         ended: Whether the last driver reached the end of the study.
+        num_events: Events so far.
         earlier_wall_seconds: Wall time of all runs of the driver before the present one.
     """
 
@@ -184,6 +213,7 @@ class StudyState:
         self.study: Event = {}
         self.trials: dict[str, TrialRecord] = {}
         self.ended = False
+        self.num_events = 0
         self.earlier_wall_seconds = 0.0
         self._run_started: datetime | None = None
         self._last_time: datetime | None = None
@@ -209,14 +239,18 @@ class StudyState:
                 raise StudyError(f"the ledger has a '{kind}' of trial {event['trial']}, which was never started.")
             self._apply_to(record, event)
         self._last_time = datetime.fromisoformat(event["time"])
+        self.num_events += 1
 
     def _start(self, event: Event) -> None:
         record = self.trials.setdefault(event["trial"], TrialRecord(trial=event["trial"]))
         for name in ("kind", "params", "config", "fingerprint", "recipe", "seed"):
             if name in event:
                 setattr(record, name, event[name])
+        record.is_audit = event.get("audit", record.is_audit)
         record.started = record.started or event["time"]
-        record.state, record.reason, record.ended = "running", None, None
+        record.since, record.since_order = event["time"], self.num_events
+        record.state, record.reason, record.is_paused = "running", None, False
+        record.ended = record.ended_order = None
 
     def _apply_to(self, record: TrialRecord, event: Event) -> None:
         kind = event["event"]
@@ -227,14 +261,18 @@ class StudyState:
                     metrics=event["metrics"],
                     identities=event.get("identities", {}),
                     time=event["time"],
+                    order=self.num_events,
                 )
             )
+            record.since, record.since_order = event["time"], self.num_events
         elif kind == "samples":
             record.samples[event["images"]] = event["path"]
         elif kind == "trial_lost":
             record.losses += 1
         elif kind == "trial_ended":
-            record.state, record.reason, record.ended = event["state"], event.get("reason"), event["time"]
+            record.state, record.reason = event["state"], event.get("reason")
+            record.is_paused = event.get("paused", False)
+            record.ended, record.ended_order = event["time"], self.num_events
 
     def of_state(self, *states: str) -> Iterator[TrialRecord]:
         """Trials in one of the given states, in order."""
@@ -248,6 +286,31 @@ class StudyState:
             if (value := record.value(metric, use, lower_is_better)) is not None
         ]
         return [record for _, record in sorted(scored, key=lambda pair: pair[0] if lower_is_better else -pair[0])]
+
+
+class Ledger:
+    """The events of a study in memory, with the state they add up to: what a simulated study leaves behind.
+
+    Attributes:
+        events: All events, in order.
+        state: Their sum.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.events: list[Event] = []
+        self.state = StudyState()
+        for event in events:
+            self.add(event)
+
+    @property
+    def trials(self) -> dict[str, TrialRecord]:
+        """Trials by number, in order of their start."""
+        return self.state.trials
+
+    def add(self, event: Event) -> None:
+        """Append one event."""
+        self.events.append(event)
+        self.state.apply(event)
 
 
 def read_state(path: Path) -> StudyState:

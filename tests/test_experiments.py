@@ -10,7 +10,8 @@ from gcsearch.config import Document, Experiment, load_experiment, read_document
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import ConfigError
 from gcsearch.science.networks.base import initialize
-from gcsearch.tuning.space import FixedChooser, Range, parse_space
+from gcsearch.tuning.space import FixedChooser, Range
+from gcsearch.tuning.space_parser import parse_space
 from gcsearch.tuning.spec import load_study
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from gcsearch.errors import ConfigError
 
 if TYPE_CHECKING:  # trials import this module, and need neither Optuna nor the rest of it
-    from gcsearch.tuning.spec import Resources
+    from gcsearch.tuning.settings import Resources
 
 logger = logging.getLogger(__name__)
 

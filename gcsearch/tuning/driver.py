@@ -1,11 +1,10 @@
-"""The driver's decisions: which trial next, stop or go on. Pure bookkeeping over the ledger; knows no Ray.
+"""The driver: carries out what the engine decides, and writes it down. Knows no Ray.
 
 Everything it knows comes from the ledger, so a driver that was killed at any instant is rebuilt from the file.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import ConfigError
 from gcsearch.files import write_text
 from gcsearch.ledger import Event, LedgerWriter, StudyState, TrialRecord
-from gcsearch.tuning.samplers import Observation, RandomChooser, drawn_from
-from gcsearch.tuning.space import FixedChooser
+from gcsearch.tuning.engine import Launch
 from gcsearch.tuning.spec import StudySpec
-from gcsearch.tuning.stopping import GO_ON, Decision, comparable
+from gcsearch.tuning.stopping import Decision
 
 
 class Observer(Protocol):
@@ -32,7 +30,7 @@ class Observer(Protocol):
 
 
 class Driver:
-    """Writes the ledger and decides.
+    """Writes the ledger.
 
     Args:
         study: The study.
@@ -55,6 +53,7 @@ class Driver:
         self.ledger = ledger
         self.state = state
         self.observers = observers
+        self.engine = study.engine()
         self.active: set[str] = set()
         self.is_stopping = False
         self._started = time.monotonic()
@@ -67,88 +66,43 @@ class Driver:
             observer.on_event(record)
 
     def next_trial(self) -> TrialRecord | None:
-        """Start the next trial: one that an earlier driver left unfinished, or a new suggestion; None at the end."""
+        """Start or resume what the engine says is next; None if there is nothing, now or at all."""
         if self.is_stopping:
             return None
         self.settle()
-        started = None
-        for record in self._left_over():
-            if started := self._start(record.trial, record.params):
+        while launch := self._next():
+            if started := self._start(launch):
                 return started
-        while started is None and not self.budget_is_spent():
-            number = len(self.state.trials)
-            started = self._start(f"{number:04d}", self._suggest(number))
-        return started
+        return None
 
     def settle(self) -> None:
-        """Make the decisions that an earlier driver died before it recorded.
-
-        A trainer does not report again what the ledger has, so a trial that was to stop at its last rung would go on.
-        """
-        for record in self._left_over():
-            decision = self._decide(record)
-            if decision.stop:
-                self.end(record.trial, "stopped", decision.reason)
-
-    def _left_over(self) -> list[TrialRecord]:
-        """Trials that an earlier driver left unfinished."""
-        unfinished = self.state.of_state("running", "interrupted")
-        return [record for record in unfinished if record.trial not in self.active]
+        """Make the decisions that an earlier driver died before it recorded."""
+        for record, decision in self.engine.undecided(self.state, self.active):
+            self._carry_out(record.trial, decision)
 
     def has_work(self) -> bool:
         """Whether `next_trial` would start one."""
-        unfinished = any(self.state.of_state("running", "interrupted"))
-        return unfinished or not self.budget_is_spent()
+        return self._next() is not None
+
+    def _next(self) -> Launch | None:
+        return self.engine.next(self.state, self.active, may_start=not self._hours_are_spent())
 
     def budget_is_spent(self) -> bool:
         """Whether no further trial may start."""
-        budget = self.study.budget
+        return self.engine.is_spent(self.state) or self._hours_are_spent()
+
+    def _hours_are_spent(self) -> bool:
+        limit = self.study.budget.wall_hours
         hours = (time.monotonic() - self._started + self.state.earlier_wall_seconds) / 3600
-        return len(self.state.trials) >= budget.trials or (budget.wall_hours is not None and hours >= budget.wall_hours)
+        return limit is not None and hours >= limit
 
-    def _suggest(self, number: int) -> dict[str, Any]:
-        study, search = self.study, self.study.search
-        if number < len(search.start_from):
-            chooser: Any = FixedChooser(search.start_from[number], RandomChooser(search.seed, number))
-        else:
-            chooser = search.sampler.chooser(self.observations(), study.experiment.rungs, search.seed, number)
-        params, _ = study.space.draw(chooser, study.base)
-        return params
-
-    def observations(self) -> list[Observation]:
-        """All trials as samplers see them."""
-        return [
-            Observation(
-                drawn=drawn_from(self.study.space, self.study.base, record.params),
-                scores=self._scores(record),
-                is_running=record.state in ("running", "interrupted"),
-            )
-            for record in self.state.trials.values()
-        ]
-
-    def _scores(self, record: TrialRecord, until: str | None = None) -> dict[int, float]:
-        """Score at each rung, lower is better; a diverged trial has the worst score at every later rung.
-
-        Args:
-            record: The trial.
-            until: Time of the ledger after which nothing counts.
-        """
-        objective = self.study.objective
-        scores = {}
-        for result in record.results:
-            value = result.metrics.get(objective.key)
-            if value is not None and (until is None or result.time <= until):
-                scores[result.images] = objective.loss(value)
-        if record.state == "diverged" and (until is None or (record.ended or "") <= until):
-            scores |= {rung: math.inf for rung in self.study.experiment.rungs if rung > record.images}
-        return scores
-
-    def _start(self, trial: str, params: dict[str, Any]) -> TrialRecord | None:
+    def _start(self, launch: Launch) -> TrialRecord | None:
         """Start a trial; one whose values are illegal together fails at once, and then there is none."""
+        trial, params, audit = launch.trial, launch.params, launch.is_audit or None
         try:
             experiment = self.study.experiment_of(params)
         except ConfigError as error:
-            self.write("trial_started", trial=trial, kind="trial", params=params)
+            self.write("trial_started", trial=trial, kind="trial", params=params, audit=audit)
             self.end(trial, "failed", str(error))
             return None
         config = experiment.to_dict()
@@ -159,6 +113,7 @@ class Driver:
             trial=trial,
             kind="trial",
             params=params,
+            audit=audit,
             config=config,
             fingerprint=experiment.fingerprint,
             recipe=experiment.recipe_fingerprint,
@@ -195,33 +150,27 @@ class Driver:
             return False  # the ledger has it, and what was decided on it
         self.write("result", trial=trial, images=images, metrics=result["metrics"], identities=result["identities"])
         self.write("checkpoint", trial=trial, images=images, path=f"trials/{trial}/checkpoints/latest.pt")
-        decision = self._decide(record)
+        return self._carry_out(trial, self.engine.decide(self.state, record))
+
+    def _carry_out(self, trial: str, decision: Decision) -> bool:
+        """Record a decision; True if the trial must leave its place."""
         if decision.stop:
             self.end(trial, "stopped", decision.reason)
-        return decision.stop
+        elif decision.pause:
+            self.end(trial, "interrupted", decision.reason, is_paused=True)
+        return decision.stop or decision.pause
 
-    def _decide(self, record: TrialRecord) -> Decision:
-        """The stopping rule's decision at the trial's last rung, on what was known when it got there."""
-        horizon = self.study.experiment.training.num_images
-        scores = self._scores(record)
-        if record.images not in scores or record.images >= horizon:
-            return GO_ON
-        table = self.rung_table(record, until=record.results[-1].time)
-        return self.study.stopping.decide(record.trial, record.images, scores[record.images], table, horizon)
-
-    def rung_table(self, record: TrialRecord, until: str | None = None) -> dict[int, dict[str, float]]:
-        """Scores of the trials that `record` may be compared with, by rung; known at a time, or now."""
-        trials = [(other.trial, other.params) for other in self.state.trials.values()]
-        table: dict[int, dict[str, float]] = {}
-        for other in sorted(comparable(self.study.within, record.params, trials)):
-            for images, score in self._scores(self.state.trials[other], until).items():
-                table.setdefault(images, {})[other] = score
-        return table
-
-    def end(self, trial: str, state: str, reason: str | None = None) -> None:
-        """Record the end of a trial."""
+    def end(self, trial: str, state: str, reason: str | None = None, *, is_paused: bool = False) -> None:
+        """Record the end of a trial; a paused one waits at its checkpoint until the stopping rule resumes it."""
         self.active.discard(trial)
-        self.write("trial_ended", trial=trial, state=state, reason=reason, images=self.state.trials[trial].images)
+        images = self.state.trials[trial].images
+        self.write("trial_ended", trial=trial, state=state, reason=reason, images=images, paused=is_paused or None)
+
+    def finish(self) -> None:
+        """Record the end of the study; what still waits for promotion then is stopped."""
+        for record in self.engine.paused(self.state):
+            self.end(record.trial, "stopped", record.reason)
+        self.write("study_ended")
 
     def on_lost(self, trial: str, reason: str) -> None:
         """A process of the trial is gone: start it again from its last checkpoint, but not for ever."""

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from gcsearch.errors import StudyError
 from gcsearch.ledger import TrialRecord
 from gcsearch.tuning.cluster import PLACE_TIMEOUT_S, TRIAL_CPUS, Nodes, Places, concurrency, describe_free
-from gcsearch.tuning.spec import Resources
+from gcsearch.tuning.settings import Resources
 from gcsearch.tuning.trial import MESSAGE, describe, run_trial, run_trial_on_workers
 
 

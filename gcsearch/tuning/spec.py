@@ -3,116 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gcsearch.config import Document, Experiment, build, build_settings, find_experiment, read_document
 from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.metrics import ModelMetric
 from gcsearch.registry import spec
-from gcsearch.tuning.samplers import Recorder, RungAwareTPE, SearchSampler
-from gcsearch.tuning.space import FixedChooser, Params, Range, Space, label_of, lookup, parameter_key, parse_space
-from gcsearch.tuning.stopping import ASHA, NoStopping, Stopping
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """What a study minimises or maximises.
-
-    Attributes:
-        metric: A score of the experiment, e.g. ``fid`` for ``eval/fid``.
-        goal: Direction; must agree with the metric's own.
-        use: Which value of a finished trial counts: its ``last`` or its ``best``.
-    """
-
-    metric: str = "fid"
-    goal: Literal["minimize", "maximize"] = "minimize"
-    use: Literal["last", "best"] = "last"
-
-    @property
-    def key(self) -> str:
-        """Name under which results carry the metric."""
-        return self.metric if "/" in self.metric else f"eval/{self.metric}"
-
-    def loss(self, value: float) -> float:
-        """The value with lower always better."""
-        return value if self.goal == "minimize" else -value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """When to stop starting trials: whichever limit is reached first.
-
-    Attributes:
-        trials: Trials in the study.
-        wall_hours: Hours of all runs of the study together.
-    """
-
-    trials: int = 24
-    wall_hours: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise ValueError(f"trials must be at least 1, got {self.trials}")
-        if self.wall_hours is not None and not self.wall_hours > 0:
-            raise ValueError(f"wall_hours must be > 0, got {self.wall_hours}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """How parameters are chosen.
-
-    Attributes:
-        sampler: Rule for suggesting.
-        seed: Seed of the search; with one trial at a time it fixes the study.
-        start_from: Parameters of the first trials; what they leave out is drawn at random.
-    """
-
-    sampler: SearchSampler = field(default_factory=RungAwareTPE)
-    seed: int = 0
-    start_from: tuple[dict[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What a trial gets.
-
-    Attributes:
-        workers: Processes per trial, which share every batch; in place of the experiment's ``training.num_workers``,
-            which is the default.
-        cpus_per_worker: CPU cores per process, which is also its number of threads.
-        gpus_per_worker: GPUs per process; a fraction shares one between trials of one process.
-        concurrent: Trials at a time; ``auto`` takes as many as fit.
-        max_failures: How often a trial whose process died is started again from its last checkpoint. An error of the
-            training itself is not tried again.
-    """
-
-    workers: int = 1
-    cpus_per_worker: int = 1
-    gpus_per_worker: float = 0.0
-    concurrent: int | Literal["auto"] = "auto"
-    max_failures: int = 1
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
-        if self.cpus_per_worker < 1:
-            raise ValueError(f"cpus_per_worker must be at least 1, got {self.cpus_per_worker}")
-        gpus = self.gpus_per_worker
-        if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-            raise ValueError(f"gpus_per_worker must be a whole number, or between 0 and 1, got {gpus:g}")
-        if self.workers > 1 and gpus != int(gpus):
-            raise ValueError(f"gpus_per_worker must be a whole number with {self.workers} workers, got {gpus:g}")
-        if self.max_failures < 0:
-            raise ValueError(f"max_failures must be >= 0, got {self.max_failures}")
-        if self.concurrent != "auto" and self.concurrent < 1:
-            raise ValueError(f"concurrent must be auto or at least 1, got {self.concurrent}")
+from gcsearch.tuning.engine import Engine
+from gcsearch.tuning.samplers import Recorder
+from gcsearch.tuning.settings import Budget, Objective, Resources, Search
+from gcsearch.tuning.settling import Settling
+from gcsearch.tuning.space import FixedChooser, Params, Range, Space, label_of, lookup, parameter_key
+from gcsearch.tuning.space_parser import parse_space
+from gcsearch.tuning.stopping import NoStopping, RungRule, Stopping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +47,24 @@ class StudySpec:
     @property
     def within(self) -> str | None:
         """Key inside which trials are compared, with ``auto`` resolved."""
-        if not isinstance(self.stopping, ASHA):
-            return None
-        if self.stopping.within == "auto":
-            return "timesteps" if self.space.has("timesteps") else None
-        return None if self.stopping.within == "none" else self.stopping.within
+        return resolve_within(self.stopping, self.space)
+
+    def engine(self) -> Engine:
+        """What decides for this study."""
+        return Engine(
+            space=self.space,
+            base=self.base,
+            sampler=self.search.sampler,
+            seed=self.search.seed,
+            start_from=self.search.start_from,
+            stopping=self.stopping,
+            within=self.within,
+            metric=self.objective.key,
+            loss=self.objective.loss,
+            rungs=tuple(self.experiment.rungs),
+            max_trials=self.budget.trials,
+            is_settling=Settling(self.stopping),
+        )
 
     def experiment_of(self, params: Params) -> Experiment:
         """Experiment of a trial's parameters."""
@@ -180,6 +99,15 @@ class StudySpec:
             "search": spec(self.search),
             "resources": spec(self.resources),
         }
+
+
+def resolve_within(stopping: Stopping, space: Space) -> str | None:
+    """Key inside which a rule compares trials; None compares all."""
+    if not isinstance(stopping, RungRule) or stopping.within == "none":
+        return None
+    if stopping.within == "auto":
+        return "timesteps" if space.has("timesteps") else None
+    return stopping.within
 
 
 SECTIONS = ("name", "experiment", "objective", "budget", "space", "search", "stopping", "resources")
@@ -249,7 +177,10 @@ def load_study(
         )
     stopping: Stopping = NoStopping()
     if "stopping" in document.data:
-        stopping = build("stopping", document.data["stopping"], document, ("stopping",))
+        section = document.data["stopping"]
+        stopping = build("stopping", section, document, ("stopping",))
+        if isinstance(stopping, RungRule) and "min_images" not in (section if isinstance(section, dict) else {}):
+            stopping = replace(stopping, min_images=built.evaluation.every_images)
 
     space = parse_space(document.data["space"], document)
     space = space.with_real(_validated(space, base))
@@ -336,7 +267,7 @@ def _check(study: StudySpec, document: Document) -> None:
         )
 
     horizon, every = experiment.training.num_images, experiment.evaluation.every_images
-    if isinstance(study.stopping, ASHA):
+    if isinstance(study.stopping, RungRule):
         first = study.stopping.min_images
         if first % every:
             nearest = max(every, round(first / every) * every)
@@ -355,6 +286,10 @@ def _check(study: StudySpec, document: Document) -> None:
                 f"{document.where(('stopping', 'within'))}: stopping.within must be a key of the space, auto or none, "
                 f"got '{within}'. {suggestion(within, [entry.key for entry in study.space.entries])}"
             )
+    try:
+        study.search.sampler.check(study.space, study.base)
+    except ValueError as error:
+        raise ConfigError(f"{document.where(('search', 'sampler'))}: search.{error}") from None
     for index, params in enumerate(study.search.start_from):
         _check_start(study, params, document, index)
 

@@ -72,7 +72,7 @@ def run_study(
             driver.interrupt()
             driver.write("study_interrupted")
             raise
-        driver.write("study_ended")
+        driver.finish()
         return driver.state
 
 

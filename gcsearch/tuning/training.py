@@ -12,7 +12,7 @@ from gcsearch.ledger import LEDGER_NAME, Event, LedgerWriter, TrialRecord
 from gcsearch.training.checkpoint import load_own_checkpoint
 from gcsearch.training.session import TRIAL, TrainingRecord
 from gcsearch.tuning.cluster import ray_cluster
-from gcsearch.tuning.spec import Resources
+from gcsearch.tuning.settings import Resources
 
 
 class OneTraining:

@@ -19,7 +19,7 @@ from gcsearch.science.networks.mlp import MLP
 from gcsearch.science.networks.unet import UNet
 from gcsearch.science.optimizers import Lion
 from gcsearch.science.samplers import Multistep, OneStep
-from gcsearch.tuning.spec import Resources
+from gcsearch.tuning.settings import Resources
 
 assert gcsearch.config
 assert gcsearch.tuning.spec

@@ -40,7 +40,7 @@ space:
       - {name: adam, lr: {min: 5e-3, max: 5e-2, scale: log}}
 budget: {trials: 6}
 search: {sampler: {name: auto, min_observations: 3}, seed: 1}
-stopping: {name: asha, min_images: 512, factor: 2}
+stopping: {name: asha, variant: stopping, min_images: 512, factor: 2}
 resources: {concurrent: CONCURRENT}
 """
 

@@ -68,8 +68,8 @@ STUDY = {
         "network.dropout": {"min": 0.0, "max": 0.5, "when": {"timesteps.name": "exponential"}},
     },
     "budget": {"trials": 9},
-    "search": {"sampler": {"name": "auto", "min_observations": 3, "random_share": 0.2}, "seed": 0},
-    "stopping": {"name": "asha", "min_images": 800, "factor": 2, "within": "none"},
+    "search": {"sampler": {"name": "auto", "min_observations": 3, "random_share": 0.2}, "seed": 4},
+    "stopping": {"name": "asha", "variant": "stopping", "min_images": 800, "factor": 2, "within": "none"},
 }
 ASSIGNMENTS = ["training.num_images=3200"]
 RUNGS = (800, 1600, 2400, 3200)
@@ -167,7 +167,7 @@ def run_without_ray(study, directory, checkpoints=None, *, concurrent=1, observe
                     raise Killed
                 if not training.step():
                     running.remove(training)
-        driver.write("study_ended")
+        driver.finish()
         return driver.state
 
 

@@ -10,7 +10,7 @@ from gcsearch.config.build import build_settings
 from gcsearch.errors import ConfigError
 from gcsearch.tuning import cluster
 from gcsearch.tuning.cluster import TRIAL_CPUS, Places, concurrency, worker_bundle
-from gcsearch.tuning.spec import Resources
+from gcsearch.tuning.settings import Resources
 
 ROOM = [
     ({}, [{"CPU": 2.0}], 2),

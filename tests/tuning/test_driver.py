@@ -168,6 +168,6 @@ def test_stopping_compares_only_inside_the_key_it_is_told(load, sections, run, t
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
         driver = Driver(study, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
         for record in driver.state.trials.values():
-            others = {trial for scores in driver.rung_table(record).values() for trial in scores}
+            others = {trial for scores in driver.engine.table(driver.state, record).values() for trial in scores}
             kinds = {driver.state.trials[trial].params["timesteps"] for trial in others}
             assert kinds <= {record.params["timesteps"]}

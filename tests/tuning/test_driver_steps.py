@@ -98,14 +98,19 @@ def test_a_diverged_trial_is_worst_at_every_later_rung_and_not_before(study, tmp
         first, second = driver.next_trial(), driver.next_trial()
         driver.on_report(first.trial, {"result": {"images": 800, "metrics": {"eval/fid": 1.0}, "identities": {}}})
         driver.on_report(first.trial, {"outcome": {"state": "diverged", "reason": "non-finite loss"}})
-        assert driver.rung_table(second) == {
+        assert dict(driver.engine.table(driver.state, second)) == {
             800: {"0000": 1.0},
             1600: {"0000": math.inf},
             2400: {"0000": math.inf},
             3200: {"0000": math.inf},
         }
-        assert driver.observations()[0].scores == {800: 1.0, 1600: math.inf, 2400: math.inf, 3200: math.inf}
-        assert driver.observations()[1].is_running
+        assert driver.engine.observations(driver.state)[0].scores == {
+            800: 1.0,
+            1600: math.inf,
+            2400: math.inf,
+            3200: math.inf,
+        }
+        assert driver.engine.observations(driver.state)[1].is_running
 
 
 def test_values_that_are_illegal_together_fail_one_trial_and_not_the_study(study_file, tmp_path):

@@ -19,7 +19,7 @@ from gcsearch.training.session import TrainingRecord
 from gcsearch.tuning import execution
 from gcsearch.tuning.driver import Driver
 from gcsearch.tuning.execution import Execution, LedgerScheduler, LedgerSearcher
-from gcsearch.tuning.spec import Resources
+from gcsearch.tuning.settings import Resources
 from gcsearch.tuning.training import OneTraining
 from gcsearch.tuning.trial import MESSAGE, fault_in
 

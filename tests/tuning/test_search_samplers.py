@@ -13,15 +13,11 @@ import pytest
 from scipy import stats
 
 from gcsearch.config import Document
-from gcsearch.tuning.samplers import (
-    Observation,
-    RandomChooser,
-    RandomSampler,
-    RungAwareTPE,
-    drawn_from,
-    search_samplers,
-)
-from gcsearch.tuning.space import Choice, parameter_key, parse_space
+from gcsearch.tuning.samplers import History, Observation, RandomChooser, drawn_from, search_samplers
+from gcsearch.tuning.samplers.auto import RungAwareTPE
+from gcsearch.tuning.samplers.plain import RandomSampler
+from gcsearch.tuning.space import Choice, parameter_key
+from gcsearch.tuning.space_parser import parse_space
 
 RUNGS = (100, 300, 900)
 BASE = Document({"tree": {}})
@@ -48,7 +44,8 @@ LINE = space_of({"x": {"min": 0.0, "max": 1.0}, "y": {"min": 0.0, "max": 1.0}})
 
 
 def suggest(sampler, observations, seed, number, space=TREE, rungs=RUNGS):
-    return space.draw(sampler.chooser(observations, rungs, seed, number), BASE)[0]
+    history = History(space=space, base=BASE, observations=observations, rungs=rungs, seed=seed, number=number)
+    return space.draw(sampler.chooser(history), BASE)[0]
 
 
 def observe(params, scores, is_running=False, space=TREE):
@@ -69,7 +66,15 @@ def history(seed, count, space=TREE, rungs=RUNGS):
     return observations
 
 
-@pytest.mark.parametrize("name", list(search_samplers))
+ANY_SPACE = ["auto", "grid", "qmc", "random", "tpe"]
+"""Samplers that take a space with parameters that exist only sometimes; `gp` does not."""
+
+
+def test_every_sampler_is_tested():
+    assert sorted([*ANY_SPACE, "gp"]) == list(search_samplers)
+
+
+@pytest.mark.parametrize("name", ANY_SPACE)
 def test_the_same_history_seed_and_number_give_the_same_suggestion(name):
     sampler = search_samplers[name]()
     for seed in range(5):
@@ -78,13 +83,13 @@ def test_the_same_history_seed_and_number_give_the_same_suggestion(name):
         assert first == [suggest(sampler, observations, seed, number) for number in range(40, 50)]
 
 
-@pytest.mark.parametrize("name", list(search_samplers))
+@pytest.mark.parametrize("name", ["auto", "qmc", "random", "tpe"])
 def test_different_numbers_and_different_seeds_give_different_suggestions(name):
     sampler, observations = search_samplers[name](), history(0, 40)
     numbers = [suggest(sampler, observations, 0, number)["x"] for number in range(40, 80)]
     seeds = [suggest(sampler, observations, seed, 40)["x"] for seed in range(40)]
-    assert len(set(numbers)) == 40
-    assert len(set(seeds)) == 40
+    assert len(set(numbers)) >= 38  # a suggestion may be at an end of its range
+    assert len(set(seeds)) >= 38
 
 
 SCRIPT = """
@@ -98,7 +103,7 @@ print(json.dumps(there.several()))
 
 def several():
     observations = history(3, 60)
-    return [suggest(search_samplers[name](), observations, 7, n) for name in search_samplers for n in range(60, 70)]
+    return [suggest(search_samplers[name](), observations, 7, n) for name in ANY_SPACE for n in range(60, 65)]
 
 
 def test_another_process_suggests_the_same():
@@ -121,11 +126,11 @@ def is_inside(params, space=TREE):
     assert set(params) == expected
 
 
-@pytest.mark.parametrize("name", list(search_samplers))
-def test_suggestions_lie_inside_the_space_for_200_random_histories(name):
-    options = {"random_share": 0.0, "min_observations": 2} if name == "auto" else {}
-    sampler = search_samplers[name](**options)
-    for seed in range(200):
+@pytest.mark.parametrize("name", ANY_SPACE)
+def test_suggestions_lie_inside_the_space_for_random_histories(name):
+    options = {"auto": {"random_share": 0.0, "min_observations": 2}, "tpe": {"startup_trials": 1}}
+    sampler = search_samplers[name](**options.get(name, {}))
+    for seed in range(40 if name == "tpe" else 200):
         is_inside(suggest(sampler, history(seed, seed % 25), seed, seed % 25))
 
 
@@ -290,7 +295,17 @@ def test_random_integers_on_a_log_scale_reach_both_ends():
     assert max(widths) == 64
 
 
-@pytest.mark.parametrize("bad", [{"min_observations": 1}, {"random_share": -0.1}, {"random_share": 1.1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"min_observations": 1},
+        {"random_share": -0.1},
+        {"random_share": 1.1},
+        {"local_share": 1.1},
+        {"good_share": 0.0},
+        {"num_candidates": 0},
+    ],
+)
 def test_meaningless_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         RungAwareTPE(**bad)

@@ -9,7 +9,8 @@ import pytest
 from gcsearch.config import Document, Experiment
 from gcsearch.errors import ConfigError
 from gcsearch.tuning.samplers import RandomChooser, Recorder
-from gcsearch.tuning.space import Choice, FixedChooser, Range, parameter_key, parse_space
+from gcsearch.tuning.space import Choice, FixedChooser, Range, parameter_key
+from gcsearch.tuning.space_parser import parse_space
 from gcsearch.tuning.spec import load_study
 from gcsearch.tuning.stopping import ASHA, NoStopping
 

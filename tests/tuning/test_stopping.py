@@ -7,13 +7,13 @@ from itertools import permutations
 
 import pytest
 
-from gcsearch.tuning.stopping import ASHA, NoStopping, comparable, stoppings
+from gcsearch.tuning.stopping import ASHA, Hyperband, Median, NoStopping, stoppings
 
 HORIZON = 2700
 
 
 def asha(**fields):
-    return ASHA(**{"min_images": 100, "factor": 3} | fields)
+    return ASHA(**{"min_images": 100, "factor": 3, "variant": "stopping"} | fields)
 
 
 def decide(score, others, images=100, rule=None):
@@ -104,8 +104,8 @@ def test_other_rungs_do_not_matter():
 def test_a_decision_is_a_pure_function_that_leaves_its_table_alone(name):
     rule = stoppings[name](**{"min_images": 100} if name != "none" else {})
     table = {100: {"0000": 1.0, "0001": 2.0}}
-    first = rule.decide("me", 100, 3.0, table, HORIZON)
-    assert rule.decide("me", 100, 3.0, table, HORIZON) == first
+    first = rule.decide("0007", 100, 3.0, table, HORIZON)
+    assert rule.decide("0007", 100, 3.0, table, HORIZON) == first
     assert table == {100: {"0000": 1.0, "0001": 2.0}}
 
 
@@ -114,15 +114,80 @@ def test_none_never_stops_and_has_no_rungs():
     assert not decide(1e9, [0.0] * 50, rule=NoStopping()).stop
 
 
-def test_only_trials_with_the_same_value_are_comparable():
-    trials = [("0000", {"t": "fixed"}), ("0001", {"t": "exponential"}), ("0002", {"t": "fixed", "mu": 1.0}), ("3", {})]
-    assert comparable("t", {"t": "fixed"}, trials) == {"0000", "0002"}
-    assert comparable("t", {"t": "exponential"}, trials) == {"0001"}
-    assert comparable("t", {}, trials) == {"3"}
-    assert comparable(None, {"t": "fixed"}, trials) == {"0000", "0001", "0002", "3"}
+def test_no_more_than_the_share_goes_on_unless_it_is_the_best_of_all():
+    column = {f"{number:04d}": float(number) for number in range(9)}
+    above = {"0006": 0.0, "0007": 0.0, "0008": 0.0, "0005": 0.0}
+    assert not asha().decide("me", 100, 1.5, {100: column}, HORIZON).stop
+    assert not asha().decide("me", 100, 1.5, {100: column, 300: dict(list(above.items())[:3])}, HORIZON).stop
+    late = asha().decide("me", 100, 1.5, {100: column, 300: above}, HORIZON)
+    assert late.stop
+    assert late.reason == "rank 3 of 10 at 100 images, 4 had gone on already"
+    assert not asha().decide("me", 100, -1.0, {100: column, 300: above}, HORIZON).stop
 
 
-@pytest.mark.parametrize("bad", [{"min_images": 0}, {"factor": 1}])
+def test_in_the_promotion_variant_everybody_waits_at_a_rung():
+    decision = asha(variant="promotion").decide("me", 300, 0.0, {300: {"0000": 1.0}}, HORIZON)
+    assert decision.pause
+    assert not decision.stop
+    assert decision.reason == "rank 1 of 2 at 300 images, waits for promotion"
+    assert not asha(variant="promotion").decide("me", 301, 0.0, {}, HORIZON).pause
+
+
+@pytest.mark.parametrize(
+    ("score", "count", "went_on", "last_call", "resumes"),
+    [
+        (0.0, 2, 0, False, False),  # nobody is in the best third of two
+        (0.0, 2, 0, True, True),
+        (1.0, 2, 0, True, False),
+        (0.0, 3, 0, False, True),
+        (1.0, 3, 0, False, False),
+        (1.0, 6, 1, False, True),
+        (1.0, 6, 2, False, False),  # the share has gone on
+        (0.0, 6, 2, False, True),  # but this one is the best of all
+    ],
+)
+def test_promotion_by_hand(score, count, went_on, last_call, resumes):
+    column = {f"{number:04d}": float(number) for number in range(count)}
+    assert asha(variant="promotion").resumes(score, column, went_on, is_last_call=last_call) == resumes
+    assert not asha().resumes(score, column, went_on, is_last_call=last_call)
+
+
+def test_hyperband_brackets_by_hand():
+    """Rungs 100, 300, 900 of 2700: s_max = 3, n_s = ceil(4 / (s + 1) 3^s) = 27, 12, 6, 4."""
+    rule = Hyperband(min_images=100, factor=3)
+    assert rule.sizes(HORIZON) == (27, 12, 6, 4)
+    brackets = [rule.bracket(f"{number:04d}", HORIZON) for number in range(98)]
+    assert [brackets[:49].count(bracket) for bracket in range(4)] == [27, 12, 6, 4]
+    assert brackets[:49] == brackets[49:]
+    assert set(brackets[:10]) == {0, 1, 2, 3}
+
+
+def test_hyperband_stops_inside_a_bracket_and_from_its_first_rung_on():
+    rule = Hyperband(min_images=100, factor=3)
+    trials = {bracket: [] for bracket in range(4)}
+    for number in range(98):
+        trials[rule.bracket(f"{number:04d}", HORIZON)].append(f"{number:04d}")
+    good = {trial: 0.0 for names in trials.values() for trial in names}
+    for bracket, (mine, *same) in trials.items():
+        for rung, images in enumerate((100, 300, 900)):
+            others = {trial: score for trial, score in good.items() if trial not in same}
+            assert not rule.decide(mine, images, 1.0, {images: others}, HORIZON).stop  # alone in its bracket
+            assert rule.decide(mine, images, 1.0, {images: good}, HORIZON).stop == (rung >= bracket)
+
+
+def test_median_by_hand():
+    rule = Median(min_images=100, min_trials=3)
+    table = {100: {"0": 4.0, "1": 2.0, "2": 9.0, "me": 5.0}, 200: {"0": 2.0, "1": 1.0, "2": 7.0}}
+    # running averages up to 200 are 3, 1.5 and 8; their median is 3
+    assert rule.decide("me", 200, 3.1, table, HORIZON).stop
+    assert not rule.decide("me", 200, 3.0, table, HORIZON).stop
+    assert not rule.decide("me", 200, 3.1, table | {100: table[100] | {"me": 2.9}}, HORIZON).stop  # its best so far
+    assert not rule.decide("me", 150, 9.0, table, HORIZON).stop
+    assert not Median(min_images=100, min_trials=4).decide("me", 200, 9.0, table, HORIZON).stop
+    assert rule.rungs(450) == (100, 200, 300, 400)
+
+
+@pytest.mark.parametrize("bad", [{"min_images": 0}, {"factor": 1}, {"audit": 1.5}, {"grace": 1.0}])
 def test_meaningless_fields_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         asha(**bad)

@@ -1,0 +1,315 @@
+"""The search engine: what to try next, and whether a trial goes on. Pure functions of the state of a study.
+
+It knows no files, no Ray and no training. The driver of a real study and the simulator both ask it and carry out what
+it says, so a rule that was measured in the simulator is the rule that runs. Since the state is the sum of the ledger's
+events, so is every decision: after a kill the same ones are made again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gcsearch.config import Document
+from gcsearch.ledger import StudyState, TrialRecord
+from gcsearch.tuning.samplers.base import History, Observation, RandomChooser, SearchSampler, drawn_from
+from gcsearch.tuning.space import FixedChooser, Params, Space
+from gcsearch.tuning.stopping import GO_ON, Decision, RungRule, Stopping
+
+AUDIT = 3
+"""Purpose of the random number that says which trials are audits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A trial to start or to resume.
+
+    Attributes:
+        trial: Its number, as text.
+        params: Its parameters.
+        is_audit: Whether it ignores the stopping rule.
+    """
+
+    trial: str
+    params: Params
+    is_audit: bool
+
+
+class ScoreTable(Mapping[int, Mapping[str, float]]):
+    """Scores of comparable trials by rung, each rung looked up when it is asked for.
+
+    Args:
+        rungs: All rungs.
+        column: Scores at one of them.
+    """
+
+    def __init__(self, rungs: Collection[int], column: Callable[[int], dict[str, float]]) -> None:
+        self._rungs = rungs
+        self._column = column
+        self._known: dict[int, dict[str, float]] = {}
+
+    def __getitem__(self, images: int) -> dict[str, float]:
+        if images not in self._known:
+            self._known[images] = self._column(images) if images in self._rungs else {}
+        if not self._known[images]:
+            raise KeyError(images)
+        return self._known[images]
+
+    def __contains__(self, images: object) -> bool:
+        return isinstance(images, int) and self.get(images) is not None
+
+    def __iter__(self) -> Iterator[int]:
+        return (rung for rung in self._rungs if rung in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Decides.
+
+    Attributes:
+        space: What may vary.
+        base: The experiment that the space varies; empty if the keys are free names.
+        sampler: Rule for suggesting.
+        seed: Seed of the search.
+        start_from: Parameters of the first trials; what they leave out is drawn at random.
+        stopping: Rule for stopping.
+        within: Key inside which trials are compared; None compares all.
+        metric: Key of the score in results.
+        loss: The score with lower always better.
+        rungs: Images of all evaluations, increasing; the last one is the horizon.
+        max_trials: Trials in the study; None for no limit.
+        is_settling: Whether a trial's score at some images is not to be judged yet, because its training task has just
+            changed.
+    """
+
+    space: Space
+    base: Document
+    sampler: SearchSampler
+    seed: int
+    start_from: tuple[Params, ...]
+    stopping: Stopping
+    within: str | None
+    metric: str
+    loss: Callable[[float], float]
+    rungs: tuple[int, ...]
+    max_trials: int | None = None
+    is_settling: Callable[[TrialRecord, int], bool] = lambda record, images: False
+
+    @property
+    def horizon(self) -> int:
+        """Length of a full training, in images."""
+        return self.rungs[-1]
+
+    # What is next --------------------------------------------------------------------------------------------------
+
+    def next(
+        self,
+        state: StudyState,
+        active: Collection[str] = (),
+        *,
+        may_start: bool = True,
+        left_images: float = math.inf,
+    ) -> Launch | None:
+        """The trial to work on next; None if there is none, now or, if nothing is active, at all.
+
+        First those that an earlier driver left unfinished, then paused ones that the rule resumes, the one at the
+        highest rung first, then a new suggestion.
+
+        Args:
+            state: The study.
+            active: Trials being worked on.
+            may_start: Whether a limit outside the engine (time, money) leaves room for new trials.
+            left_images: Images that may still be spent; only a trial that reaches its next rung with them is given.
+        """
+
+        def is_affordable(record: TrialRecord) -> bool:
+            return self.to_next_rung(record.images) <= left_images
+
+        def resume(record: TrialRecord) -> Launch:
+            return Launch(trial=record.trial, params=record.params, is_audit=record.is_audit)
+
+        if unfinished := next(filter(is_affordable, self.left_over(state, active)), None):
+            return resume(unfinished)
+        waiting = list(filter(is_affordable, self.paused(state)))
+        if promoted := self._promoted(state, waiting, is_last_call=False):
+            return resume(promoted)
+        number = len(state.trials)
+        is_open = may_start and not self.is_spent(state) and self.rungs[0] <= left_images
+        params = self.suggest(state, number) if is_open else None
+        if params is not None:
+            return Launch(trial=f"{number:04d}", params=params, is_audit=self.is_audit(number))
+        promoted = None if active else self._promoted(state, waiting, is_last_call=True)
+        return resume(promoted) if promoted else None
+
+    def to_next_rung(self, images: int) -> int:
+        """Images from one rung, or from the start, to the next; 0 at the horizon."""
+        return next((rung for rung in self.rungs if rung > images), images) - images
+
+    def left_over(self, state: StudyState, active: Collection[str] = ()) -> Iterator[TrialRecord]:
+        """Trials that were being worked on, and are not active now."""
+        unfinished = (record for record in self._trials(state) if record.state in ("running", "interrupted"))
+        return (record for record in unfinished if record.trial not in active and not record.is_paused)
+
+    def undecided(self, state: StudyState, active: Collection[str] = ()) -> Iterator[tuple[TrialRecord, Decision]]:
+        """Decisions that an earlier driver died before it recorded.
+
+        A trainer does not report again what the ledger has, so a trial that was to end at its last rung would go on.
+        """
+        for record in list(self.left_over(state, active)):
+            decision = self.decide(state, record)
+            if decision.stop or decision.pause:
+                yield record, decision
+
+    def is_spent(self, state: StudyState) -> bool:
+        """Whether the study has all its trials."""
+        return self.max_trials is not None and sum(1 for _ in self._trials(state)) >= self.max_trials
+
+    def suggest(self, state: StudyState, number: int) -> Params | None:
+        """Parameters of trial `number`; None if the sampler has nothing left to try."""
+        if number < len(self.start_from):
+            chooser: Any = FixedChooser(self.start_from[number], RandomChooser(self.seed, number))
+        else:
+            chooser = self.sampler.chooser(
+                History(
+                    space=self.space,
+                    base=self.base,
+                    observations=self.observations(state),
+                    rungs=self.rungs,
+                    seed=self.seed,
+                    number=number,
+                    num_given=len(self.start_from),
+                )
+            )
+        return None if chooser is None else self.space.choose(chooser, self.base)
+
+    def is_audit(self, number: int) -> bool:
+        """Whether trial `number` ignores the stopping rule: evenly spaced, beginning somewhere at random."""
+        share = self.stopping.audit if isinstance(self.stopping, RungRule) else 0.0
+        phase = np.random.default_rng([self.seed, AUDIT]).random()
+        return math.floor((number + 1) * share + phase) > math.floor(number * share + phase)
+
+    def _promoted(self, state: StudyState, paused: Iterable[TrialRecord], *, is_last_call: bool) -> TrialRecord | None:
+        """The paused trial that the rule resumes: at the highest rung, then with the best score."""
+        waiting: dict[tuple[int, Any], list[tuple[float, str]]] = {}
+        for record in paused:
+            score = self._score(record, record.images, None)
+            group = record.params.get(self.within) if self.within else None
+            waiting.setdefault((record.images, group), []).append((math.inf if score is None else score, record.trial))
+        for (images, _), scored in sorted(waiting.items(), key=lambda item: (-item[0][0], min(item[1]))):
+            score, trial = min(scored)
+            others = self._comparable(state, state.trials[trial])
+            went_on = sum(self._went_on(other, images) for other in others)
+            column = self._column(others, images, None)
+            if self.stopping.resumes(score, column, went_on, is_last_call=is_last_call):
+                return state.trials[trial]
+        return None
+
+    def paused(self, state: StudyState) -> list[TrialRecord]:
+        """Trials that wait for the stopping rule to resume them."""
+        return [record for record in self._trials(state) if record.is_paused]
+
+    @staticmethod
+    def _went_on(record: TrialRecord, images: int) -> bool:
+        """Whether the rule let a trial go on from a rung; one that came to nothing there gives up its place."""
+        if record.state in ("diverged", "failed"):
+            return False
+        is_held = record.is_paused or record.state == "stopped"  # what waited until the end of the study is stopped
+        return record.images >= images and not record.is_audit and not (is_held and record.images == images)
+
+    # Whether it goes on ------------------------------------------------------------------------------------------
+
+    def decide(self, state: StudyState, record: TrialRecord) -> Decision:
+        """The stopping rule's decision at the trial's last result, on what was known when it got there.
+
+        Nothing is decided twice: a trial that was started again after that result goes on.
+        """
+        if not record.results or record.images >= self.horizon or record.is_audit:
+            return GO_ON
+        known = record.results[-1].order
+        score = self._score(record, record.images, known)
+        if score is None or record.since_order > known or self.is_settling(record, record.images):
+            return GO_ON
+        table = self.table(state, record, until=known)
+        return self.stopping.decide(record.trial, record.images, score, table, self.horizon)
+
+    def table(self, state: StudyState, record: TrialRecord, until: int | None = None) -> ScoreTable:
+        """Scores of the trials that `record` may be compared with, by rung.
+
+        Args:
+            state: The study.
+            record: The trial.
+            until: Number of the ledger's event after which nothing counts; None counts all.
+        """
+        others = self._comparable(state, record)
+        return ScoreTable(self.rungs, lambda images: self._column(others, images, until))
+
+    def _comparable(self, state: StudyState, record: TrialRecord) -> list[TrialRecord]:
+        """Trials that have the same value of the key `within`, the trial itself included."""
+        key = self.within
+        return [one for one in self._trials(state) if key is None or one.params.get(key) == record.params.get(key)]
+
+    def _column(self, records: Iterable[TrialRecord], images: int, until: int | None) -> dict[str, float]:
+        """Scores at one rung, without those that are not to be judged yet."""
+        scores = {}
+        for record in records:
+            score = self._score(record, images, until)
+            if score is not None and not (math.isfinite(score) and self.is_settling(record, images)):
+                scores[record.trial] = score
+        return scores
+
+    # What is known -----------------------------------------------------------------------------------------------
+
+    def observations(self, state: StudyState) -> list[Observation]:
+        """All trials as samplers see them."""
+        return [self._observation(record) for record in self._trials(state)]
+
+    def _observation(self, record: TrialRecord) -> Observation:
+        """A trial as samplers see it, made anew only when something has happened to it."""
+        happened = (len(record.results), record.state, record.is_paused)
+        known = self._observed.get(record.trial)
+        if known is None or known[0] != happened:
+            drawn = known[1].drawn if known else drawn_from(self.space, self.base, record.params)
+            is_running = record.state == "running" or (record.state == "interrupted" and not record.is_paused)
+            known = happened, Observation(drawn=drawn, scores=self.scores(record), is_running=is_running)
+            self._observed[record.trial] = known
+        return known[1]
+
+    @cached_property
+    def _observed(self) -> dict[str, tuple[tuple[int, str, bool], Observation]]:
+        """Observations as they were made last. An engine serves one study, whose trials keep their parameters."""
+        return {}
+
+    def scores(self, record: TrialRecord) -> dict[int, float]:
+        """Score at each rung, lower is better; a diverged trial has the worst score at every later rung."""
+        scores = {
+            result.images: self.loss(result.metrics[self.metric])
+            for result in record.results
+            if self.metric in result.metrics
+        }
+        if record.state == "diverged":
+            scores |= {rung: math.inf for rung in self.rungs if rung > record.images}
+        return scores
+
+    def _score(self, record: TrialRecord, images: int, until: int | None) -> float | None:
+        """Score at one rung, as far as it was known; None without one."""
+        if not record.results or images > record.results[-1].images:
+            if record.state != "diverged":
+                return None
+            is_known = until is None or (record.ended_order or 0) <= until
+            return math.inf if is_known and images in self.rungs else None
+        result = record.at(images)
+        if result is None or self.metric not in result.metrics or (until is not None and result.order > until):
+            return None
+        return self.loss(result.metrics[self.metric])
+
+    def _trials(self, state: StudyState) -> Iterator[TrialRecord]:
+        """The trials of the search; finalists and arms of an ablation are not its business."""
+        return (record for record in state.trials.values() if record.kind == "trial")

@@ -1,0 +1,194 @@
+"""The default sampler: a Parzen estimator that knows what a rung is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from gcsearch.tuning.samplers.base import (
+    Drawn,
+    History,
+    Observation,
+    RandomChooser,
+    SearchSampler,
+    from_unit,
+    search_samplers,
+    unit_of,
+)
+from gcsearch.tuning.space import Choice, Chooser, FixedChooser, Node, Range
+
+Floats = NDArray[np.float64]
+
+MIN_WIDTH = 0.06
+"""Narrowest kernel on a range, as a share of it; scores are too noisy for a closer look."""
+
+
+@search_samplers.register("auto")
+@dataclass(frozen=True, kw_only=True)
+class RungAwareTPE(SearchSampler):
+    """Tree-structured Parzen estimator on the highest rung that enough trials have reached.
+
+    A stopped trial's early score is never taken for a final one: the model sees the scores of one rung only. The best
+    trials there make one density, the others, with those under way and the diverged, make another; of some draws from
+    the first, the one with the largest ratio is taken. A share of the trials changes one of the best a little instead,
+    which refines what the densities are too wide for, and a share stays random, so that early stopping on a wrong
+    rung cannot lock the search in.
+
+    Attributes:
+        min_observations: Finite scores that a rung needs before it is modelled. Diverged trials do not count towards
+            it, as a rung that only they "reached" says nothing about what is good; once it is modelled they are bad.
+        random_share: Probability that a trial is drawn at random, in [0, 1].
+        local_share: Probability that another one varies one of the best, in [0, 1].
+        good_share: Share of the trials at the rung that count as good, in (0, 1).
+        num_candidates: Draws from which a suggestion is taken.
+
+    Source: Bergstra et al. 2011 for the estimator; the rung rule is BOHB's (Falkner et al. 2018, arXiv:1807.01774); the
+        local share is ours. Defaults were chosen on a random family of synthetic problems.
+    """
+
+    min_observations: int = 8
+    random_share: float = 0.2
+    local_share: float = 0.25
+    good_share: float = 0.15
+    num_candidates: int = 32
+
+    def __post_init__(self) -> None:
+        if self.min_observations < 2:
+            raise ValueError(f"min_observations must be at least 2, got {self.min_observations}")
+        for name in ("random_share", "local_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.good_share < 1:
+            raise ValueError(f"good_share must be in (0, 1), got {self.good_share}")
+        if self.num_candidates < 1:
+            raise ValueError(f"num_candidates must be at least 1, got {self.num_candidates}")
+
+    def chooser(self, history: History) -> Chooser:
+        random = history.generator(1)
+        rung = self._modelled_rung(history)
+        if rung is None or random.random() < self.random_share:
+            return RandomChooser(history.seed, history.number)
+        reached = [one for one in history.observations if rung in one.scores]
+        ranked = sorted(reached, key=lambda one: one.scores[rung])
+        num_good = min(_num_finite(reached, rung), max(2, math.ceil(self.good_share * len(ranked))))
+        good, rest = ranked[:num_good], ranked[num_good:]
+        if random.random() < self.local_share:
+            center = good[min(int(random.exponential()), num_good - 1)]
+            return _fixed(history.draw(Parzen([center], is_local=True).chooser(random)))
+        under_way = [one for one in history.observations if one.is_running and rung not in one.scores]
+        promising, poor = Parzen(good), Parzen([*rest, *under_way])
+        candidates = [history.draw(promising.chooser(random)) for _ in range(self.num_candidates)]
+        gains = promising.log_density(candidates) - poor.log_density(candidates)
+        return _fixed(candidates[int(np.argmax(gains))])
+
+    def _modelled_rung(self, history: History) -> int | None:
+        for rung in sorted(history.rungs, reverse=True):
+            if _num_finite(history.observations, rung) >= self.min_observations:
+                return rung
+        return None
+
+
+def _num_finite(observations: Sequence[Observation], rung: int) -> int:
+    return sum(math.isfinite(one.scores.get(rung, math.inf)) for one in observations)
+
+
+def _fixed(drawn: Drawn) -> FixedChooser:
+    return FixedChooser({name: value for name, (value, _) in drawn.items()})
+
+
+class Parzen:
+    """Density of choices: a mixture of one kernel for each known trial, and the uniform density.
+
+    A kernel is a product over the choices its trial made: a Gaussian cut off at the ends of a range, the same option
+    with the rest spread evenly over all. Over a choice that its trial did not have it is uniform.
+
+    Args:
+        known: Trials under the kernels.
+        is_local: Kernels as narrow as they may be, and no uniform density.
+    """
+
+    def __init__(self, known: Sequence[Observation], *, is_local: bool = False) -> None:
+        self.known = known
+        self.is_local = is_local
+        self.num_kernels = len(known) + (not is_local)
+        most = max((len(one.units) for one in known), default=1)
+        self._shrink = 0.0 if is_local else max(len(known), 1) ** (-1 / (4 + most))  # Scott's rule
+        self._columns: dict[str, tuple[Floats, float]] = {}
+
+    def column(self, name: str, node: Node) -> tuple[Floats, float]:
+        """Centres of the kernels along one choice, NaN where there is none, and their width."""
+        if name not in self._columns:
+            units = np.array([one.units.get(name, math.nan) for one in self.known])
+            present = units[~np.isnan(units)]
+            if isinstance(node, Choice):
+                num = len(node.options)
+                width = min(0.5, num / (len(present) + num))
+            else:
+                spread = float(present.std()) if len(present) > 1 else 0.3
+                width = max(MIN_WIDTH, self._shrink * spread)
+                if node.is_integer and not node.is_log:
+                    width = max(width, 0.4 / (node.high - node.low))
+            self._columns[name] = units, width
+        return self._columns[name]
+
+    def chooser(self, random: np.random.Generator) -> ParzenChooser:
+        """Chooser that draws from one kernel, taken at random."""
+        index = int(random.integers(self.num_kernels))
+        return ParzenChooser(self, index if index < len(self.known) else None, random)
+
+    def log_density(self, points: Sequence[Drawn]) -> Floats:
+        """Logarithm of the density at some points, relative to the uniform density."""
+        nodes = {name: node for point in points for name, (_, node) in point.items()}
+        total = np.zeros((len(points), self.num_kernels))
+        for name, node in nodes.items():
+            units, width = self.column(name, node)
+            at = np.array([unit_of(*point[name]) if name in point else math.nan for point in points])[:, None]
+            if isinstance(node, Choice):
+                num = len(node.options)
+                kernel = np.log(np.where(at == units, 1 - width + width / num, width / num) * num)
+            else:
+                mass = ndtr((1 - units) / width) - ndtr(-units / width)
+                kernel = -0.5 * ((at - units) / width) ** 2 - np.log(math.sqrt(2 * math.pi) * width * mass)
+            total[:, : len(self.known)] += np.where(np.isnan(at) | np.isnan(units), 0.0, kernel)
+        peak = total.max(axis=1, keepdims=True)
+        return np.asarray(peak[:, 0] + np.log(np.exp(total - peak).mean(axis=1)))
+
+
+class ParzenChooser:
+    """Draws from one kernel of a density, and evenly where the kernel's trial had no such choice.
+
+    Args:
+        density: The density.
+        index: Number of the kernel; None for the uniform density.
+        random: Source of random numbers.
+    """
+
+    def __init__(self, density: Parzen, index: int | None, random: np.random.Generator) -> None:
+        self.density = density
+        self.index = index
+        self.random = random
+
+    def _kernel(self, name: str, node: Node) -> tuple[float, float]:
+        units, width = self.density.column(name, node)
+        return (math.nan if self.index is None else float(units[self.index])), width
+
+    def number(self, name: str, node: Range) -> float:
+        center, width = self._kernel(name, node)
+        if math.isnan(center):
+            return from_unit(float(self.random.random()), node)
+        unit = center + width * self.random.standard_normal()
+        while not 0 <= unit <= 1:
+            unit = center + width * self.random.standard_normal()
+        return from_unit(unit, node)
+
+    def option(self, name: str, node: Choice) -> Any:
+        center, width = self._kernel(name, node)
+        if math.isnan(center) or self.random.random() < width:
+            return node.options[int(self.random.integers(len(node.options)))].label
+        return node.options[int(center)].label
