@@ -92,9 +92,10 @@ class TestSearchSpace:
             seen.add(experiment.fingerprint)
         assert len(seen) > 1
 
-    def test_stays_buildable_on_every_shipped_experiment_of_images(self, path):
+    def test_stays_buildable_on_every_shipped_experiment_of_images_with_generated_end_points(self, path):
         for experiment in EXPERIMENTS:
-            if len(load_experiment(experiment).data.event_shape) == 3:
+            loaded = load_experiment(experiment)
+            if len(loaded.data.event_shape) == 3 and loaded.coupling.name == "generator":
                 study = load_study(path, experiment=str(experiment))
                 assert study.experiment == load_experiment(experiment)
 

@@ -39,22 +39,31 @@ def test_the_documented_component_trains_from_its_file(documented: Path) -> None
     assert "softened" in (documented / "runs" / "softened" / "config.yaml").read_text()
 
 
-def test_a_module_of_the_command_line_is_one_of_the_experiment(documented: Path) -> None:
-    path = documented / "softened.yaml"
-    named = load_experiment(path)
-    path.write_text(path.read_text().replace("imports: [my_coupling]\n", ""))
-    given = load_experiment(path, imports=["my_coupling"])
+@pytest.fixture
+def with_modules(tmp_path: Path) -> Path:
+    """An experiment that names one module, beside that and another one; neither registers anything."""
+    for module in ("named_module", "given_module"):
+        (tmp_path / f"{module}.py").write_text("")
+    path = tmp_path / "experiment.yaml"
+    path.write_text("name: x\nimports: [named_module]\ndata: digits\nnetwork: mlp\n")
+    return path
+
+
+def test_a_module_of_the_command_line_is_one_of_the_experiment(with_modules: Path) -> None:
+    named = load_experiment(with_modules)
+    with_modules.write_text(with_modules.read_text().replace("imports: [named_module]\n", ""))
+    given = load_experiment(with_modules, imports=["named_module", "named_module"])
     assert given == named
-    assert given.fingerprint == named.fingerprint
-    assert load_experiment(path, imports=["my_coupling", "my_coupling"]).imports == ("my_coupling",)
+    assert given.fingerprint == named.fingerprint != load_experiment(with_modules).fingerprint
 
 
-def test_modules_of_the_command_line_come_after_those_of_the_file_and_are_named_in_messages(documented: Path) -> None:
-    path = documented / "softened.yaml"
-    (documented / "second.py").write_text("")
-    assert load_experiment(path, imports=["second", "my_coupling"]).imports == ("my_coupling", "second")
+def test_modules_of_the_command_line_come_after_those_of_the_file_and_are_named_in_messages(
+    with_modules: Path,
+) -> None:
+    experiment = load_experiment(with_modules, imports=["given_module", "named_module"])
+    assert experiment.imports == ("named_module", "given_module")
     with pytest.raises(ConfigError, match=r"--import absent: imports: there is no module 'absent'"):
-        load_experiment(path, imports=["absent"])
+        load_experiment(with_modules, imports=["absent"])
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pickle
+from abc import ABC
 
 import pytest
 import torch
@@ -44,7 +45,8 @@ def members(*kinds: str):
 
 def concrete_subclasses(cls: type) -> set[type]:
     below = {leaf for child in cls.__subclasses__() for leaf in concrete_subclasses(child)}
-    return below if inspect.isabstract(cls) or cls is Component else below | {cls}
+    is_base = inspect.isabstract(cls) or ABC in cls.__bases__ or cls is Component
+    return below if is_base else below | {cls}
 
 
 class Constant(nn.Module):
