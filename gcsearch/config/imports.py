@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import io
 import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from gcsearch.config.documents import Document, describe
@@ -46,3 +52,44 @@ def import_modules(document: Document) -> None:
             raise ConfigError(
                 f"{document.where(('imports', index))}: imports: {name} failed: {type(error).__name__}: {error}."
             ) from error
+
+
+def packed_modules(folders: Sequence[str]) -> bytes:
+    """Source files of all imported modules that lie in `folders`, as a zip archive for machines without these folders.
+
+    What the named modules have imported from there is in it too; installed packages and gcsearch itself are not.
+
+    Args:
+        folders: From `search_paths`, after the modules were imported.
+    """
+    files: dict[str, Path] = {}
+    for name, module in sorted(sys.modules.items()):
+        found = getattr(module, "__file__", None)
+        if found is None or name.partition(".")[0] in ("gcsearch", "__main__"):
+            continue
+        for folder in folders:
+            stem = Path(folder, *name.split("."))
+            for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+                if Path(found) == path:
+                    files[path.relative_to(folder).as_posix()] = path
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as target:
+        for inside, path in sorted(files.items()):
+            # A fixed date, so that equal modules give equal bytes.
+            target.writestr(zipfile.ZipInfo(inside, (1980, 1, 1, 0, 0, 0)), path.read_bytes())
+    return archive.getvalue() if files else b""
+
+
+def add_search_paths(folders: Sequence[str], archive: bytes) -> None:
+    """Let this process import the modules of another: from its folders where they are here, else from the archive."""
+    wanted = [*folders, *([_unpacked(archive)] if archive else [])]
+    sys.path[:] = [*sys.path, *(path for path in wanted if path not in sys.path)]
+
+
+@lru_cache(maxsize=8)
+def _unpacked(archive: bytes) -> str:
+    """Path of the archive on this machine, which Python imports from as it is."""
+    name = hashlib.sha256(archive).hexdigest()[:16]
+    path = Path(tempfile.mkdtemp(prefix="gcsearch-modules-")) / f"{name}.zip"
+    path.write_bytes(archive)
+    return str(path)

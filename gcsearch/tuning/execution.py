@@ -51,13 +51,23 @@ class Execution:
         concurrent: Trials at a time.
         paths: Folders of the user's own modules.
         scratch: Folder for what Ray writes.
+        modules: The user's own modules as an archive, for machines without these folders.
     """
 
-    def __init__(self, trials: Trials, resources: Resources, concurrent: int, paths: list[str], scratch: Path) -> None:
+    def __init__(
+        self,
+        trials: Trials,
+        resources: Resources,
+        concurrent: int,
+        paths: list[str],
+        scratch: Path,
+        modules: bytes = b"",
+    ) -> None:
         self.trials = trials
         self.resources = resources
         self.concurrent = concurrent
         self.paths = paths
+        self.modules = modules
         self.scratch = scratch
         self.places = Places()
         self.unplaced: str | None = None
@@ -73,6 +83,7 @@ class Execution:
             "cpus": self.resources.cpus_per_worker,
             "gpus": self.resources.gpus_per_worker,
             "paths": self.paths,
+            "modules": self.modules,
             "scratch": str(self.scratch / "train"),
         }
 
@@ -179,7 +190,7 @@ class LedgerScheduler(FIFOScheduler):
         return {}
 
 
-def run_trials(trials: Trials, resources: Resources, paths: list[str], nodes: Nodes) -> None:
+def run_trials(trials: Trials, resources: Resources, paths: list[str], nodes: Nodes, modules: bytes = b"") -> None:
     """Run trials until there are no more.
 
     Args:
@@ -187,6 +198,7 @@ def run_trials(trials: Trials, resources: Resources, paths: list[str], nodes: No
         resources: What a trial gets.
         paths: Folders of the user's own modules.
         nodes: Resources of the cluster.
+        modules: The user's own modules as an archive, for machines of the cluster without these folders.
 
     Raises:
         ConfigError: Not even one trial fits into the cluster.
@@ -196,7 +208,7 @@ def run_trials(trials: Trials, resources: Resources, paths: list[str], nodes: No
 
     concurrent = concurrency(resources, nodes)
     scratch = Path(tempfile.mkdtemp(prefix="gcsearch-tune-"))
-    execution = Execution(trials, resources, concurrent, paths, scratch)
+    execution = Execution(trials, resources, concurrent, paths, scratch, modules)
     if resources.workers == 1:
         demand = {"cpu": float(resources.cpus_per_worker), "gpu": resources.gpus_per_worker}
         trainable = tune.with_resources(run_trial, demand)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gcsearch.config.documents import dump_yaml, read_document
-from gcsearch.config.imports import search_paths
+from gcsearch.config.imports import packed_modules, search_paths
 from gcsearch.errors import StudyError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
@@ -67,7 +67,9 @@ def run_study(
                 with ray_cluster(address) as nodes:
                     from gcsearch.tuning.execution import run_trials  # imports Ray, which `ray_cluster` has set up
 
-                    run_trials(driver, study.resources, search_paths(study.base), nodes)
+                    paths = search_paths(study.base)
+                    modules = packed_modules(paths) if study.experiment.imports else b""
+                    run_trials(driver, study.resources, paths, nodes, modules)
         except BaseException:
             driver.interrupt()
             driver.write("study_interrupted")

@@ -113,9 +113,9 @@ def train_on_workers(
         CheckpointError: The folder's checkpoint cannot be read, or belongs to another experiment.
         ConfigError: The processes do not fit into this machine.
         TrialFailed: The training raised, or its processes died too often.
-        WeightsError: The distance needs published weights, and they cannot be had. Nothing was written.
+        WeightsError: Published weights that the experiment needs cannot be had. Nothing was written.
     """
-    experiment.distance.prepare()
+    experiment.prepare()
     resources = Resources(
         workers=experiment.training.num_workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
     )

@@ -13,13 +13,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from gcsearch.config import Experiment
+from gcsearch.config.imports import add_search_paths
 from gcsearch.data import Dataset, Examples
 from gcsearch.training import Result, Trainer
 from gcsearch.training.distributed import Group, TorchGroup, WorkerLost
@@ -44,14 +44,15 @@ def _train(config: dict[str, Any], send: Callable[..., None], device: Any, group
 
     Args:
         config: ``experiment`` (plain data), ``directory`` (of the trial), ``reported_images`` (what the driver already
-            has), ``resources`` (of a worker), ``paths`` (folders of the user's own modules).
+            has), ``resources`` (of a worker), ``paths`` (folders of the user's own modules) and ``modules`` (the
+            same as an archive, for machines that lack them).
         send: Takes a message as a keyword argument. Every process of the trial calls it, with the same messages.
         device: Where to train.
         group: The processes of the trial.
     """
     import torch
 
-    sys.path[:] = [*sys.path, *(path for path in config["paths"] if path not in sys.path)]
+    add_search_paths(config["paths"], config["modules"])
     torch.set_num_threads(config["cpus"])
     experiment = Experiment.from_dict(config["experiment"], source=f"trial {config['trial']}")
 

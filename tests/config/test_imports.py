@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from gcsearch.config import load_experiment
+from gcsearch.config.imports import packed_modules
 from gcsearch.errors import ConfigError
 
 PAGE = Path(__file__).parents[2] / "docs" / "own_components.md"
@@ -64,6 +67,44 @@ def test_modules_of_the_command_line_come_after_those_of_the_file_and_are_named_
     assert experiment.imports == ("named_module", "given_module")
     with pytest.raises(ConfigError, match=r"--import absent: imports: there is no module 'absent'"):
         load_experiment(with_modules, imports=["absent"])
+
+
+IMPORT_ELSEWHERE = """
+import sys
+from gcsearch.config.imports import add_search_paths
+add_search_paths([sys.argv[1]], open(sys.argv[2], "rb").read())
+module = __import__(sys.argv[3])
+print(module.VALUE, module.__file__)
+"""
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_modules_reach_a_process_that_lacks_their_folder(tmp_path: Path, is_there: bool) -> None:
+    folder, module, package = tmp_path / "here", f"shipped_{is_there}", f"shipped_{is_there}_package"
+    (folder / package).mkdir(parents=True)
+    (folder / f"{module}.py").write_text(f"from {package}.inner import VALUE\n")
+    (folder / package / "__init__.py").write_text("")
+    (folder / package / "inner.py").write_text("VALUE = 'shipped'\n")
+    (folder / "bystander.py").write_text("raise RuntimeError('nobody imported this')\n")
+    path = folder / "experiment.yaml"
+    path.write_text("name: x\nimports: [MODULE]\ndata: digits\nnetwork: mlp\n".replace("MODULE", module))
+    load_experiment(path)
+    archive = packed_modules([str(folder)])
+    assert archive == packed_modules([str(folder)])
+    with zipfile.ZipFile(io.BytesIO(archive)) as content:
+        assert content.namelist() == [f"{module}.py", f"{package}/__init__.py", f"{package}/inner.py"]
+    (tmp_path / "archive").write_bytes(archive)
+    there = folder if is_there else folder.rename(tmp_path / "gone")
+    command = [sys.executable, "-c", IMPORT_ELSEWHERE, str(tmp_path / "here"), str(tmp_path / "archive"), module]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    value, origin = done.stdout.split()
+    assert value == "shipped"
+    assert origin.startswith(str(there)) is is_there
+
+
+def test_nothing_is_packed_where_no_module_comes_from_the_folders(tmp_path: Path) -> None:
+    assert packed_modules([str(tmp_path), str(Path(pytest.__file__).parent)]) == b""
 
 
 @pytest.mark.slow
