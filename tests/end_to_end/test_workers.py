@@ -37,7 +37,7 @@ space:
   optimizer.lr: {min: 1e-4, max: 1e-1, scale: log}
 budget: {trials: TRIALS}
 search: {sampler: random, start_from: [{optimizer.lr: 1e-2}, {optimizer.lr: 1e-3}, {optimizer.lr: 2e-2}]}
-stopping: {name: asha, min_images: 512, factor: 2}
+stopping: {name: asha, variant: stopping, min_images: 512, factor: 2}
 resources: {workers: 2, max_failures: FAILURES}
 """
 
