@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from gcsearch.cli import data_app
 from gcsearch.errors import GCSearchError
 
 app = typer.Typer(
@@ -20,9 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-data = typer.Typer(help="Data sets and the image store.", no_args_is_help=True, rich_markup_mode="markdown")
-app.add_typer(data, name="data")
+app.add_typer(data_app.data, name="data")
 
 Studies = Annotated[Path, typer.Option("--studies", help="Folder that holds the studies.")]
 Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override an experiment key.")]  # noqa: UP045 - typer reads it
@@ -34,23 +33,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Tracking = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it
     typer.Option("--tracking", help="MLflow store. Default: $MLFLOW_TRACKING_URI, or mlflow.db beside the studies."),
-]
-Store = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it
-    typer.Option("--store", help="Folder of the image store. Default: $GCSEARCH_DATA, or ~/.cache/gcsearch/data."),
-]
-DataName = Annotated[str, typer.Argument(metavar="NAME|EXPERIMENT.yaml", help="Data set, or experiment that uses it.")]
-Images = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it
-    typer.Option("--from", metavar="PATH", help="Archive, folder or table that holds the images."),
-]
-Resolution = Annotated[
-    Optional[int],  # noqa: UP045 - typer reads it
-    typer.Option("--resolution", help="Height and width of the stored images."),
-]
-DataSet = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads it
-    typer.Option("--set", metavar="KEY=VALUE", help="Other settings of the data set, e.g. crop=140."),
 ]
 
 
@@ -345,59 +327,6 @@ def ui(
     from gcsearch.cli.study import ui_command
 
     ui_command(tracking, studies, port)
-
-
-@data.command("list")
-def data_list(store: Store = None, json: Json = False) -> None:
-    """List the data sets and what is prepared.
-
-    Example: `gcsearch data list`
-    """
-    from gcsearch.cli.data import list_command
-
-    list_command(store, as_json=json)
-
-
-@data.command("prepare")
-def data_prepare(
-    name: DataName,
-    source: Images = None,
-    resolution: Resolution = None,
-    set_: DataSet = None,
-    store: Store = None,
-    again: Annotated[bool, typer.Option("--again", help="Convert even if it is prepared.")] = False,
-    trust: Annotated[bool, typer.Option("--trust", help="Take files that are not the published ones.")] = False,
-    json: Json = False,
-) -> None:
-    """Convert a data set into the image store; fetch it first if it can be.
-
-    An interrupted download or conversion goes on when the same command is run again.
-
-    Example: `gcsearch data prepare folder --from ~/photos --resolution 32`
-    """
-    from gcsearch.cli.data import prepare_command
-
-    options = set_ or []
-    raise typer.Exit(prepare_command(name, source, resolution, options, store, again=again, trust=trust, as_json=json))
-
-
-@data.command("info")
-def data_info(
-    name: DataName,
-    source: Images = None,
-    resolution: Resolution = None,
-    set_: DataSet = None,
-    store: Store = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Read all pixels and check their hash.")] = False,
-    json: Json = False,
-) -> None:
-    """Show what is known of a data set: size, source, statistics.
-
-    Example: `gcsearch data info fashion_mnist --verify`
-    """
-    from gcsearch.cli.data import info_command
-
-    info_command(name, source, resolution, set_ or [], store, verify=verify, as_json=json)
 
 
 def main() -> None:
