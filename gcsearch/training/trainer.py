@@ -69,6 +69,7 @@ class Trainer:
         should_stop: Asked before every step; True ends the training as ``stopped``.
         progress: Receives images seen and images per second every few seconds.
         on_samples: Receives images seen and the path of each sample grid.
+        on_checkpoint: Receives the path of each checkpoint that was written; in the first process only.
         reported_images: Images of the last result that the caller already has.
         checkpoint_seconds: Longest time between two checkpoints.
         group: The processes that share every batch; this one alone by default. Each makes a trainer with the same
@@ -87,6 +88,7 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, float], None] = lambda *_: None,
         on_samples: Callable[[int, Path], None] = lambda *_: None,
+        on_checkpoint: Callable[[Path], None] = lambda _: None,
         reported_images: int = 0,
         checkpoint_seconds: float = 120.0,
         group: Group | None = None,
@@ -99,6 +101,7 @@ class Trainer:
         self.should_stop = should_stop
         self.progress = progress
         self.on_samples = on_samples
+        self.on_checkpoint = on_checkpoint
         self.reported_images = reported_images
         self.checkpoint_seconds = checkpoint_seconds
 
@@ -266,6 +269,7 @@ class Trainer:
             predictor_average={} if predictor_average is None else predictor_average.state_dict(),
             frozen_sha256=self.learner.frozen_sha256,
         ).save(path)
+        self.on_checkpoint(path)
         self._keep_best()
 
     def _keep_best(self) -> None:
@@ -276,7 +280,9 @@ class Trainer:
         first = self.experiment.evaluation.scores[0].keys[0]
         metrics = self.results[-1].metrics
         if metrics[f"eval/{first}"] == metrics[f"best/{first}"]:
-            copy_checkpoint(path, path.with_name("best.pt"))
+            best = path.with_name("best.pt")
+            copy_checkpoint(path, best)
+            self.on_checkpoint(best)
 
     def check_checkpoint(self) -> Checkpoint | None:
         """The latest checkpoint of this experiment, if there is one.

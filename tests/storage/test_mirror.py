@@ -190,12 +190,13 @@ def test_a_driver_that_was_taken_over_stops_and_sends_nothing(machine, there: Pa
     monkeypatch.setattr(mirror_module, "HEARTBEAT_S", 0.0)
     one = machine()
     mirror = Mirror(one, NAME)
-    with pytest.raises(StudyError, match="process 7 on elsewhere has taken this study over"), mirror.running():
+    with mirror.running():
         holder = {"owner": "other", "host": "elsewhere", "pid": 7, "time": datetime.now(UTC).isoformat()}
         (there / NAME / LOCK_NAME).write_text(json.dumps(holder))
         wait_for(lambda: not mirror._thread.is_alive())
         write_study(one)
-        mirror.on_event({})
+        with pytest.raises(StudyError, match="process 7 on elsewhere has taken this study over"):
+            mirror.on_event({})
     assert not (there / NAME / LEDGER_NAME).exists()
     assert json.loads((there / NAME / LOCK_NAME).read_text())["owner"] == "other"
 
@@ -230,9 +231,13 @@ def test_what_cannot_be_sent_at_the_end_is_an_error_that_says_where_it_is(machin
     def fail(path: str, content: bytes | None = None) -> None:
         raise OSError("connection refused")
 
-    with pytest.raises(StudyError, match=r"could not be sent \(connection refused\)") as caught, mirror.running():
-        one.send = fail
-        write_study(one)
+    def run() -> None:
+        with mirror.running():
+            one.send = fail
+            write_study(one)
+
+    with pytest.raises(StudyError, match=r"could not be sent \(connection refused\)") as caught:
+        run()
     assert str(one.local / NAME) in str(caught.value)
 
 
@@ -245,5 +250,5 @@ def test_a_filesystem_that_does_not_exist(uri: str, text: str, tmp_path: Path) -
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     remote = RemoteStudies((tmp_path / "file" / "studies").as_uri(), cache=tmp_path / "cache")
-    with pytest.raises(StudyError, match="--studies file:.*/file/studies"), Mirror(remote, NAME).running():
+    with pytest.raises(StudyError, match=r"--studies file:.*/file/studies"), Mirror(remote, NAME).running():
         pass
