@@ -204,10 +204,8 @@ def open_folder(root: Path) -> Iterator[StudyFolder]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    keeper = (
-        ray.remote(num_cpus=0, max_restarts=-1)(Keeper)
-    keeper: Any = actor.options(scheduling_strategy=here).remote(str(root.resolve()))
-    )
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Keeper)
+    keeper = actor.options(scheduling_strategy=here).remote(str(root.resolve()))
     mark = root / f".driver-{uuid.uuid4().hex}"
     mark.touch()
     try:
