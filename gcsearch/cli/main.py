@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app.data, name="data")
 
-Studies = Annotated[Path, typer.Option("--studies", help="Folder that holds the studies.")]
+Studies = Annotated[str, typer.Option("--studies", help="Folder that holds the studies, or its URI (s3://…).")]
 Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override an experiment key.")]  # noqa: UP045 - typer reads it
 Import = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it
@@ -52,7 +52,7 @@ def run(
         typer.Option("--address", help="Ray cluster: auto or ray://host:port. Default: this machine."),
     ] = None,
     tracking: Tracking = None,
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the study; start nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -120,7 +120,7 @@ def train(
 @app.command()
 def show(
     study: Annotated[Optional[str], typer.Argument(help="Name or folder of a study; none lists all.")] = None,  # noqa: UP045
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
     json: Json = False,
 ) -> None:
     """List the studies, or show one: leaderboard, states, cost.
@@ -140,7 +140,7 @@ def export(
         Optional[Path],  # noqa: UP045 - typer reads it
         typer.Option("--output", help="Folder to write. Default: exports/<study>."),
     ] = None,
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
     json: Json = False,
 ) -> None:
     """Write the best recipe, its weights, samples, model card and provenance.
@@ -285,7 +285,7 @@ def diagnose(
 def sync(
     study: Annotated[str, typer.Argument(help="Name or folder of a study.")],
     tracking: Tracking = None,
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
 ) -> None:
     """Write a study's ledger into an MLflow store, again if need be, without duplicates.
 
@@ -317,7 +317,7 @@ def import_config(
 @app.command()
 def ui(
     tracking: Tracking = None,
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
     port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1; the next free one if it is taken.")] = 5000,
 ) -> None:
     """Open the MLflow page of the local store on 127.0.0.1.
