@@ -76,7 +76,7 @@ def run_command(
     if as_json:
         print_json(study_json(outcome))
     else:
-        _print_end(outcome, is_interrupted=code == 130, uri=uri, command=shlex.join(["gcsearch", *sys.argv[1:]]))
+        _print_end(outcome, studies, is_interrupted=code == 130, tracking=uri)
     return code or (1 if outcome.counts().get("failed") else 0)
 
 
@@ -104,7 +104,7 @@ def _run(study: StudySpec, studies: Path, uri: str, *, address: str | None, obse
     return code
 
 
-def _print_end(outcome: StudyResults, *, is_interrupted: bool, uri: str, command: str) -> None:
+def _print_end(outcome: StudyResults, studies: str, *, is_interrupted: bool, tracking: str) -> None:
     rows = outcome.rows()
     results.print(leaderboard(outcome, rows[:MAX_ROWS], results.width))
     if len(rows) > MAX_ROWS:
@@ -112,13 +112,18 @@ def _print_end(outcome: StudyResults, *, is_interrupted: bool, uri: str, command
     counts = ", ".join(f"{count} {state}" for state, count in outcome.counts().items())
     progress.print(f"Trials: {counts or 'none'}.")
     _print_failures(outcome)
-    progress.print(f"Saved: {outcome.directory}/ (ledger, tables, checkpoints, samples); MLflow: {uri}", soft_wrap=True)
+    place = f"{studies.rstrip('/')}/{outcome.name}" if is_uri(studies) else outcome.directory
+    progress.print(f"Saved: {place}/ (ledger, tables, checkpoints, samples); MLflow: {tracking}", soft_wrap=True)
     if is_interrupted:
+        command = shlex.join(["gcsearch", *sys.argv[1:]])
         progress.print(f"Interrupted. Nothing is lost; to resume:  [bold]{command}[/bold]", soft_wrap=True)
-    else:
-        progress.print("Next:", style="bold")
-        progress.print(f"  gcsearch export {outcome.name}   # the best recipe, its weights and samples")
-        progress.print("  gcsearch ui                      # compare the trials in MLflow")
+        return
+    where = "" if studies == "studies" else f" --studies {shlex.quote(studies)}"
+    export, ui = f"gcsearch export {outcome.name}{where}", f"gcsearch ui{where}"
+    width = max(len(export), len(ui))
+    progress.print("Next:", style="bold")
+    progress.print(f"  {export:{width}}   # the best recipe, its weights and samples", soft_wrap=True)
+    progress.print(f"  {ui:{width}}   # compare the trials in MLflow", soft_wrap=True)
 
 
 def _print_failures(outcome: StudyResults) -> None:
