@@ -9,13 +9,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
-from gcsearch.cli.console import duration_text, print_json, progress, results
+from gcsearch.cli.console import print_json, progress, results
 from gcsearch.cli.live import LiveView
-from gcsearch.cli.tables import leaderboard, study_json, study_list
+from gcsearch.cli.tables import costs, finalists_table, leaderboard, study_json, study_list, verdict_text
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError, TrackingError
 from gcsearch.ledger import LEDGER_NAME, read_events
@@ -86,7 +83,7 @@ def run_command(
         print_json(study_json(outcome))
     else:
         _print_end(outcome, is_interrupted=code == 130, uri=uri, command=shlex.join(["gcsearch", *sys.argv[1:]]))
-    return code or (1 if outcome.counts().get("failed") else 0)
+    return code or (1 if any(outcome.state.of_state("failed")) else 0)
 
 
 def _print_end(outcome: StudyResults, *, is_interrupted: bool, uri: str, command: str) -> None:
@@ -94,6 +91,7 @@ def _print_end(outcome: StudyResults, *, is_interrupted: bool, uri: str, command
     results.print(leaderboard(outcome, rows[:MAX_ROWS], results.width))
     if len(rows) > MAX_ROWS:
         results.print(f"and {len(rows) - MAX_ROWS} more: gcsearch show {outcome.name}", style="dim")
+    print_finalists(outcome)
     counts = ", ".join(f"{count} {state}" for state, count in outcome.counts().items())
     progress.print(f"Trials: {counts or 'none'}.")
     _print_failures(outcome)
@@ -104,6 +102,15 @@ def _print_end(outcome: StudyResults, *, is_interrupted: bool, uri: str, command
         progress.print("Next:", style="bold")
         progress.print(f"  gcsearch export {outcome.name}   # the best recipe, its weights and samples")
         progress.print("  gcsearch ui                      # compare the trials in MLflow")
+
+
+def print_finalists(outcome: StudyResults) -> None:
+    """The finalists' table and what it says; nothing without finalists."""
+    selection = outcome.selection
+    if selection is None:
+        return
+    results.print(finalists_table(outcome, selection))
+    results.print(verdict_text(selection), soft_wrap=True)
 
 
 def _print_failures(outcome: StudyResults) -> None:
@@ -127,26 +134,9 @@ def show_command(study: str | None, studies: Path, *, as_json: bool) -> None:
         print_json(study_json(outcome))
         return
     results.print(leaderboard(outcome, outcome.rows(), results.width))
-    results.print(_costs(outcome))
+    print_finalists(outcome)
+    results.print(costs(outcome))
     _print_failures(outcome)
-
-
-def _costs(outcome: StudyResults) -> Table:
-    """What the study has cost so far."""
-    last = [record.results[-1].metrics for record in outcome.state.trials.values() if record.results]
-    images = sum(record.images for record in outcome.state.trials.values())
-    full = len(outcome.state.trials) * int(outcome.state.study["horizon_images"])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for heading in ("states", "images trained", "of full-length trials", "training", "evaluation"):
-        table.add_column(heading)
-    table.add_row(
-        ", ".join(f"{count} {state}" for state, count in outcome.counts().items()),
-        f"{images:,}",
-        f"{100 * images / full:.0f} %" if full else "-",
-        duration_text(sum(metrics.get("cost/train_seconds", 0.0) for metrics in last)),
-        duration_text(sum(metrics.get("cost/evaluation_seconds", 0.0) for metrics in last)),
-    )
-    return table
 
 
 def export_command(study: str, trial: str | None, output: Path | None, studies: Path, *, as_json: bool) -> None:
