@@ -240,8 +240,8 @@ def _card(results: StudyResults, record: TrialRecord, experiment: Experiment) ->
     counts = ", ".join(f"{count} {state}" for state, count in results.counts().items())
     replicates = replicates_of(results, record)
     meaning = (
-        f"It comes from one training with one seed, and was used to choose this trial (study: {counts}): expect a fresh "
-        "seed to score worse."
+        f"It comes from one training with one seed, and was used to choose this trial (study: {counts}): expect a "
+        "fresh seed to score worse."
     )
     if replicates is not None:
         meaning = (

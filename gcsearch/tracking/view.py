@@ -100,7 +100,7 @@ def _start(update: RunUpdate, event: Event, study: Event) -> None:
         "gcsearch.fingerprint": event.get("fingerprint", ""),
         "gcsearch.recipe": event.get("recipe", ""),
         "gcsearch.seed": str(seed),
-        "mlflow.runColor": color(event.get("candidate", event["trial"])),
+        "mlflow.runColor": color(event.get("candidate") or event["trial"]),
     }
     if "candidate" in event:
         update.tags["gcsearch.candidate"] = event["candidate"]
