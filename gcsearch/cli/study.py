@@ -10,14 +10,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
-from gcsearch.cli.console import duration_text, print_json, progress, results
+from gcsearch.cli.console import print_json, progress, results
 from gcsearch.cli.live import LiveView
 from gcsearch.cli.studies import fetched, mirrored
-from gcsearch.cli.tables import leaderboard, study_json, study_list
+from gcsearch.cli.tables import costs, finalists_table, leaderboard, study_json, study_list, verdict_text
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError, TrackingError
 from gcsearch.ledger import LEDGER_NAME, read_events
@@ -77,7 +74,7 @@ def run_command(
         print_json(study_json(outcome))
     else:
         _print_end(outcome, studies, is_interrupted=code == 130, tracking=uri)
-    return code or (1 if outcome.counts().get("failed") else 0)
+    return code or (1 if any(outcome.state.of_state("failed")) else 0)
 
 
 def _run(study: StudySpec, studies: Path, uri: str, *, address: str | None, observers: Sequence[Observer]) -> int:
@@ -109,6 +106,7 @@ def _print_end(outcome: StudyResults, studies: str, *, is_interrupted: bool, tra
     results.print(leaderboard(outcome, rows[:MAX_ROWS], results.width))
     if len(rows) > MAX_ROWS:
         results.print(f"and {len(rows) - MAX_ROWS} more: gcsearch show {outcome.name}", style="dim")
+    print_finalists(outcome)
     counts = ", ".join(f"{count} {state}" for state, count in outcome.counts().items())
     progress.print(f"Trials: {counts or 'none'}.")
     _print_failures(outcome)
@@ -124,6 +122,15 @@ def _print_end(outcome: StudyResults, studies: str, *, is_interrupted: bool, tra
     progress.print("Next:", style="bold")
     progress.print(f"  {export:{width}}   # the best recipe, its weights and samples", soft_wrap=True)
     progress.print(f"  {ui:{width}}   # compare the trials in MLflow", soft_wrap=True)
+
+
+def print_finalists(outcome: StudyResults) -> None:
+    """The finalists' table and what it says; nothing without finalists."""
+    selection = outcome.selection
+    if selection is None:
+        return
+    results.print(finalists_table(outcome, selection))
+    results.print(verdict_text(selection), soft_wrap=True)
 
 
 def _print_failures(outcome: StudyResults) -> None:
@@ -148,26 +155,9 @@ def show_command(study: str | None, studies: str, *, as_json: bool) -> None:
         print_json(study_json(outcome))
         return
     results.print(leaderboard(outcome, outcome.rows(), results.width))
-    results.print(_costs(outcome))
+    print_finalists(outcome)
+    results.print(costs(outcome))
     _print_failures(outcome)
-
-
-def _costs(outcome: StudyResults) -> Table:
-    """What the study has cost so far."""
-    last = [record.results[-1].metrics for record in outcome.state.trials.values() if record.results]
-    images = sum(record.images for record in outcome.state.trials.values())
-    full = len(outcome.state.trials) * int(outcome.state.study["horizon_images"])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for heading in ("states", "images trained", "of full-length trials", "training", "evaluation"):
-        table.add_column(heading)
-    table.add_row(
-        ", ".join(f"{count} {state}" for state, count in outcome.counts().items()),
-        f"{images:,}",
-        f"{100 * images / full:.0f} %" if full else "-",
-        duration_text(sum(metrics.get("cost/train_seconds", 0.0) for metrics in last)),
-        duration_text(sum(metrics.get("cost/evaluation_seconds", 0.0) for metrics in last)),
-    )
-    return table
 
 
 def export_command(study: str, trial: str | None, output: Path | None, studies: str, *, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from gcsearch.config.imports import packed_modules, search_paths
 from gcsearch.errors import StudyError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
+from gcsearch.registry import spec
 from gcsearch.tuning.cluster import ray_cluster
 from gcsearch.tuning.driver import Driver, Observer
 from gcsearch.tuning.spec import StudySpec
@@ -134,6 +135,11 @@ def provenance(study: StudySpec) -> dict[str, Any]:
         "keys": [entry.key for entry in study.space.entries],
         "horizon_images": study.experiment.training.num_images,
         "trials": study.budget.trials,
+        "budget": spec(study.budget),
+        "stopping": spec(study.stopping),
+        "stopping_rungs": list(study.stopping.rungs(study.experiment.training.num_images)),
+        "within": study.within,
+        "gpus_per_worker": study.resources.gpus_per_worker,
         "cpus_per_worker": study.resources.cpus_per_worker,
         "provenance": {
             "versions": {name: _version(name) for name in VERSIONS},
