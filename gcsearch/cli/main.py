@@ -30,6 +30,10 @@ Import = Annotated[
     typer.Option("--import", metavar="MODULE", help="Module of your own that registers components."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Address = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads it
+    typer.Option("--address", help="Ray cluster: auto or ray://host:port. Default: this machine."),
+]
 Tracking = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it
     typer.Option("--tracking", help="MLflow store. Default: $MLFLOW_TRACKING_URI, or mlflow.db beside the studies."),
@@ -47,10 +51,7 @@ def run(
     trials: Annotated[Optional[int], typer.Option("--trials", help="Replace budget.trials.")] = None,  # noqa: UP045
     set_: Set = None,
     import_: Import = None,
-    address: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it
-        typer.Option("--address", help="Ray cluster: auto or ray://host:port. Default: this machine."),
-    ] = None,
+    address: Address = None,
     tracking: Tracking = None,
     studies: Studies = "studies",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the study; start nothing.")] = False,
@@ -327,6 +328,21 @@ def ui(
     from gcsearch.cli.study import ui_command
 
     ui_command(tracking, studies, port)
+
+
+@app.command()
+def doctor(
+    address: Address = None, tracking: Tracking = None, studies: Studies = Path("studies"), json: Json = False
+) -> None:
+    """Check Ray, GPU, MLflow, disk, data and Inception weights, and say what to do.
+
+    Exit code 2 if something is broken; what only some work needs may be missing.
+
+    Example: `gcsearch doctor --address auto`
+    """
+    from gcsearch.cli.doctor import doctor_command
+
+    raise typer.Exit(doctor_command(address, tracking, studies, as_json=json))
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gcsearch.errors import WeightsError
 from gcsearch.files import replacing
+from gcsearch.findings import Finding
 from gcsearch.metrics.features import Extractor, extractors
 
 VARIABLE: Final = "GCSEARCH_INCEPTION"
@@ -96,6 +97,24 @@ class InceptionExtractor(Extractor):
         path = self._path()
         status = path.stat()
         return _file_sha256(path, status.st_size, status.st_mtime_ns)
+
+
+def check_weights() -> Finding:
+    """Whether the weights are here. Downloads nothing."""
+    named = os.environ.get(VARIABLE)
+    path = Path(named).expanduser() if named else hub_path()
+    if not path.is_file():
+        return Finding(
+            name="Inception",
+            state="broken" if named else "missing",
+            found=f"no file {path}",
+            advice=f"Only scores that papers report need it (--extractor inception). {_instructions()}",
+        )
+    status = path.stat()
+    if _file_sha256(path, status.st_size, status.st_mtime_ns) != SHA256:
+        found = f"{path} is not the published file"
+        return Finding(name="Inception", state="broken", found=found, advice=_instructions())
+    return Finding(name="Inception", state="ok", found=str(path))
 
 
 def hub_path() -> Path:

@@ -52,6 +52,7 @@ class Execution:
         paths: Folders of the user's own modules.
         scratch: Folder for what Ray writes.
         modules: The user's own modules as an archive, for machines without these folders.
+        code: What gcsearch a trial must find on its node; None if there is only this machine.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Execution:
         paths: list[str],
         scratch: Path,
         modules: bytes = b"",
+        code: str | None = None,
     ) -> None:
         self.trials = trials
         self.resources = resources
         self.concurrent = concurrent
         self.paths = paths
         self.modules = modules
+        self.code = code
         self.scratch = scratch
         self.places = Places()
         self.unplaced: str | None = None
@@ -84,6 +87,7 @@ class Execution:
             "gpus": self.resources.gpus_per_worker,
             "paths": self.paths,
             "modules": self.modules,
+            "code": self.code,
             "scratch": str(self.scratch / "train"),
         }
 
@@ -190,7 +194,14 @@ class LedgerScheduler(FIFOScheduler):
         return {}
 
 
-def run_trials(trials: Trials, resources: Resources, paths: list[str], nodes: Nodes, modules: bytes = b"") -> None:
+def run_trials(
+    trials: Trials,
+    resources: Resources,
+    paths: list[str],
+    nodes: Nodes,
+    modules: bytes = b"",
+    code: str | None = None,
+) -> None:
     """Run trials until there are no more.
 
     Args:
@@ -199,6 +210,7 @@ def run_trials(trials: Trials, resources: Resources, paths: list[str], nodes: No
         paths: Folders of the user's own modules.
         nodes: Resources of the cluster.
         modules: The user's own modules as an archive, for machines of the cluster without these folders.
+        code: What gcsearch a trial must find on its node; None if there is only this machine.
 
     Raises:
         ConfigError: Not even one trial fits into the cluster.
@@ -208,7 +220,7 @@ def run_trials(trials: Trials, resources: Resources, paths: list[str], nodes: No
 
     concurrent = concurrency(resources, nodes)
     scratch = Path(tempfile.mkdtemp(prefix="gcsearch-tune-"))
-    execution = Execution(trials, resources, concurrent, paths, scratch, modules)
+    execution = Execution(trials, resources, concurrent, paths, scratch, modules, code)
     if resources.workers == 1:
         demand = {"cpu": float(resources.cpus_per_worker), "gpu": resources.gpus_per_worker}
         trainable = tune.with_resources(run_trial, demand)
