@@ -69,7 +69,8 @@ def run_study(
 
                     paths = search_paths(study.base)
                     modules = packed_modules(paths) if study.experiment.imports else b""
-                    run_trials(driver, study.resources, paths, nodes, modules)
+                    is_elsewhere = address is not None  # its machines, also those that join later, may lack our files
+                    run_trials(driver, study.resources, paths, nodes, modules, has_other_machines=is_elsewhere)
         except BaseException:
             driver.interrupt()
             driver.write("study_interrupted")
