@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gcsearch.cli.console import print_json, progress, results
+from gcsearch.cli.studies import local_folder
 from gcsearch.cli.study import store_uri
 from gcsearch.files import default_data_dir
 from gcsearch.findings import Finding
@@ -36,10 +37,10 @@ def checks(address: str | None, tracking: str | None, studies: Path) -> Iterator
     yield "Inception", check_weights
 
 
-def doctor_command(address: str | None, tracking: str | None, studies: Path, *, as_json: bool) -> int:
+def doctor_command(address: str | None, tracking: str | None, studies: str, *, as_json: bool) -> int:
     """Look at everything and say what to do. Exit code 2 if something is broken."""
     findings = []
-    for name, check in checks(address, tracking, studies):
+    for name, check in checks(address, tracking, local_folder(studies)):
         with progress.status(f"Looking at {name}…") if progress.is_terminal else nullcontext():
             findings.append(check())
     is_fine = all(finding.state != "broken" for finding in findings)

@@ -332,7 +332,7 @@ def ui(
 
 @app.command()
 def doctor(
-    address: Address = None, tracking: Tracking = None, studies: Studies = Path("studies"), json: Json = False
+    address: Address = None, tracking: Tracking = None, studies: Studies = "studies", json: Json = False
 ) -> None:
     """Check Ray, GPU, MLflow, disk, data and Inception weights, and say what to do.
 

@@ -11,6 +11,11 @@ from gcsearch.errors import StudyError
 from gcsearch.storage import Mirror, RemoteStudies, is_uri
 
 
+def local_folder(studies: str) -> Path:
+    """The folder on this machine, with nothing fetched."""
+    return RemoteStudies(studies).local if is_uri(studies) else Path(studies)
+
+
 def fetched(studies: str, study: str | None = None, *, checkpoints: bool = False, may_be_new: bool = False) -> Path:
     """A folder of studies to read from.
 

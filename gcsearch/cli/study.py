@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
 from gcsearch.cli.console import print_json, progress, results
 from gcsearch.cli.live import LiveView
-from gcsearch.cli.studies import fetched, mirrored
+from gcsearch.cli.studies import fetched, local_folder, mirrored
 from gcsearch.cli.tables import costs, finalists_table, leaderboard, study_json, study_list, verdict_text
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError, TrackingError
 from gcsearch.ledger import LEDGER_NAME, read_events
-from gcsearch.storage import RemoteStudies, is_uri
+from gcsearch.storage import is_uri
 
 if TYPE_CHECKING:
     from gcsearch.tuning.driver import Observer
@@ -199,7 +199,7 @@ def ui_command(tracking: str | None, studies: str, port: int) -> None:
     """Serve the MLflow page until Ctrl-C."""
     from gcsearch.tracking.ui import deep_links, serve
 
-    uri = store_uri(tracking, RemoteStudies(studies).local if is_uri(studies) else Path(studies))
+    uri = store_uri(tracking, local_folder(studies))
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.is_file():
         raise StudyError(f"ui: there is no MLflow store at {database}. Run a study first, or name one with --tracking.")
