@@ -199,7 +199,7 @@ def _duplicates(results: StudyResults) -> Iterator[Finding]:
     if same:
         num = sum(len(trials) - 1 for trials in same)
         examples = "; ".join(", ".join(trials) for trials in same[:3])
-        text = f"{num} trials repeat a recipe with the same seed ({examples}): a small space is used up."
+        text = f"Repeated with the same seed: {num} of the trials ({examples}). A small space is used up."
         yield Finding(kind="duplicates", key=None, text=text)
 
 

@@ -104,4 +104,4 @@ def test_a_parameter_without_effect_is_named_and_one_with_an_optimum_in_the_midd
 def test_repeated_recipes_are_counted(study):
     results = study([({"coupling.mu": 0.5}, 1.0), ({"coupling.mu": 0.5}, 1.0), ({"coupling.mu": 0.4}, 2.0)])
     assert kinds(results) == [("duplicates", None)]
-    assert "1 trials repeat a recipe with the same seed (0000, 0001)" in findings(results)[0].text
+    assert "Repeated with the same seed: 1 of the trials (0000, 0001)" in findings(results)[0].text
