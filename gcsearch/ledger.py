@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from gcsearch.errors import StudyError
+from gcsearch.errors import StudyError, is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class LedgerWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)  # what could not be written is not written later
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -95,12 +95,26 @@ class LedgerWriter:
 
         Returns:
             The event as written, with its time.
+
+        Raises:
+            StudyError: The disk is full. The file is as it was before.
         """
         record: Event = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         record |= {key: value for key, value in fields.items() if value is not None}
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), size)
+            if is_disk_full(error):
+                raise StudyError(
+                    f"{self.path}: the disk is full. Nothing that was recorded is lost: free some space and run the "
+                    "same command again."
+                ) from None
+            raise
         return record
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ class LiveView:
             # An event of an earlier run, replayed.
             self._ended_before = sum(1 for _ in self.state.of_state(*ENDED))
         elif self._live is None and (line := self._line(event)):
-            self.console.print(line, soft_wrap=True)
+            self.console.print(line, markup=False, soft_wrap=True)
 
     def on_progress(self, trial: str, images: int, images_per_second: float) -> None:
         """A trial is between two rungs."""

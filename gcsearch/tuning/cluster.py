@@ -63,6 +63,8 @@ def ray_cluster(address: str | None) -> Iterator[Nodes]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Tune prints the traceback of a trial that has failed; the driver says why, in a line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         if address is None:
             ray.init(

@@ -19,6 +19,7 @@ from gcsearch.errors import StudyError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.registry import spec
+from gcsearch.tuning.alike import check_nodes
 from gcsearch.tuning.cluster import ray_cluster
 from gcsearch.tuning.driver import Driver, Observer
 from gcsearch.tuning.spec import StudySpec
@@ -70,7 +71,8 @@ def run_study(
 
                     paths = search_paths(study.base)
                     modules = packed_modules(paths) if study.experiment.imports else b""
-                    run_trials(driver, study.resources, paths, nodes, modules)
+                    code = None if address is None else check_nodes(directory)
+                    run_trials(driver, study.resources, paths, nodes, modules, code)
         except BaseException:
             driver.interrupt()
             driver.write("study_interrupted")
