@@ -10,11 +10,21 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gcsearch.analysis.health import findings
+from gcsearch.analysis.rank_fidelity import rank_fidelity
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
 from gcsearch.cli.console import print_json, progress, results
 from gcsearch.cli.live import LiveView
 from gcsearch.cli.studies import fetched, local_folder, mirrored
-from gcsearch.cli.tables import costs, finalists_table, leaderboard, study_json, study_list, verdict_text
+from gcsearch.cli.tables import (
+    costs,
+    fidelity_table,
+    finalists_table,
+    leaderboard,
+    study_json,
+    study_list,
+    verdict_text,
+)
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError, TrackingError
 from gcsearch.ledger import LEDGER_NAME, read_events
@@ -157,6 +167,12 @@ def show_command(study: str | None, studies: str, *, as_json: bool) -> None:
     results.print(leaderboard(outcome, outcome.rows(), results.width))
     print_finalists(outcome)
     results.print(costs(outcome))
+    fidelity = rank_fidelity(outcome)
+    if fidelity.rungs:
+        results.print(fidelity_table(fidelity))
+    results.print(fidelity.advice, soft_wrap=True)
+    for finding in findings(outcome):
+        results.print(f"Note: {finding.text}", style="yellow", markup=False, soft_wrap=True)
     _print_failures(outcome)
 
 

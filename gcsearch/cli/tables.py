@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gcsearch.analysis.health import findings
+from gcsearch.analysis.rank_fidelity import RankFidelity, rank_fidelity
 from gcsearch.analysis.results import Row, StudyResults
 from gcsearch.cli.console import STATE_STYLES, duration_text, images_text
 from gcsearch.ledger import TrialRecord
@@ -177,6 +180,37 @@ def costs(outcome: StudyResults) -> Table:
     return table
 
 
+def costs_json(results: StudyResults) -> dict[str, Any]:
+    """What search and finalists have cost, for ``--json``."""
+    parts = {"search": results.searched(), "finalists": results.finalists()}
+    return {"unit": f"{results.device_word}-hours"} | {
+        name: {
+            "trials": len(records),
+            "images": sum(record.images for record in records),
+            "hours": sum(record.device_seconds for record in records) / 3600,
+        }
+        for name, records in parts.items()
+    }
+
+
+def fidelity_table(fidelity: RankFidelity) -> Table:
+    """How well the rungs rank: those at which the stopping rule decides, or all without one."""
+    deciding = [rung for rung in fidelity.rungs if rung.decides] or list(fidelity.rungs)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for heading in ("rung", "Kendall's tau with the last rung [95 %]", "full-length", "audits", "stopped"):
+        table.add_column(heading, justify="left" if "tau" in heading else "right")
+    for rung in deciding:
+        text = f"{rung.tau:5.2f} [{rung.low:.2f}, {rung.high:.2f}]"
+        table.add_row(
+            images_text(rung.images),
+            text if rung.is_unbiased else f"{text} survivors only",
+            str(rung.num_trials),
+            str(rung.num_audits),
+            str(rung.num_stopped),
+        )
+    return table
+
+
 def study_list(studies: Sequence[StudyResults]) -> Table:
     """All studies of a folder."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
@@ -219,6 +253,9 @@ def study_json(results: StudyResults) -> dict[str, Any]:
         "ended": results.state.ended,
         "objective": results.state.study["objective"],
         "counts": results.counts(),
+        "costs": costs_json(results),
         "finalists": None if results.selection is None else results.selection.to_dict(),
+        "rank_fidelity": rank_fidelity(results).to_dict(),
+        "warnings": [dataclasses.asdict(finding) for finding in findings(results)],
         "trials": [row_json(results, row) for row in [*results.rows(), *finalists]],
     }
