@@ -119,8 +119,8 @@ def _connect(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"--address {address}: no Ray cluster answers there ({reason}). Start one with `ray start --head`, or leave "
-            f"--address out to run on this machine. If there is one, it may ask for another token. {TOKEN}"
+            f"--address {address}: no Ray cluster answers there ({reason}). Start one with `ray start --head`, or "
+            f"leave --address out to run on this machine. If there is one, it may ask for another token. {TOKEN}"
         ) from None
 
 

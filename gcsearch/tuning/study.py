@@ -48,7 +48,8 @@ def run_study(
 
     Raises:
         ConfigError: No cluster answers at the address, or not even one trial fits.
-        StudyError: A node cannot run the study, the folder holds a different study of this name, or another process is writing it.
+        StudyError: A node cannot run the study, the folder holds a different study of this name, or another process
+            is writing it.
         WeightsError: Published weights that a trial needs cannot be had. Nothing was written.
         KeyboardInterrupt: Interrupted; the ledger says so, and the same call resumes.
     """
