@@ -194,8 +194,8 @@ def test_a_node_without_the_files_of_a_study_gets_them_once(experiment, hidden, 
             assert f"reference=folder@{open_images(stored).metadata.sha256[:12]} x200" in identity
         scores.append(state.trials["0000"].results[-1].metrics["eval/fid"])
     assert scores[0] == pytest.approx(scores[1], rel=1e-3)  # the same recipe, in one process and in two
-    copies = sorted(path for path in (node_cache / "copies").rglob("*") if path.is_file() and path.suffix != ".lock")
-    assert [path.name for path in copies] == sorted(["latest.pt", stored.name])
+    copies = [path for path in (node_cache / "copies").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert sorted(path.name for path in copies) == sorted(["latest.pt", stored.name])
     for copy in copies:
         original = stored if copy.name == stored.name else hidden / "before" / "checkpoints" / "latest.pt"
         assert copy.read_bytes() == original.read_bytes()
