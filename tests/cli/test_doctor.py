@@ -37,7 +37,7 @@ def alone(monkeypatch, tmp_path):
 
 
 def test_an_empty_machine_can_work_and_is_told_what_is_missing(alone, capsys):
-    assert doctor_command(None, None, alone / "studies", as_json=True) == 0
+    assert doctor_command(None, None, str(alone / "studies"), as_json=True) == 0
     answer = json.loads(capsys.readouterr().out)
     states = {one["name"]: one["state"] for one in answer["checks"]}
     assert answer["ok"] is True
