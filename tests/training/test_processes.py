@@ -168,8 +168,9 @@ def test_all_processes_evaluate_the_same_samples_as_one(tiny, digits, num_sample
     alone.learner.network.load_state_dict(ranks[0]["network"])
     alone.learner.average.load_state_dict(ranks[0]["averages"][0])
     scores = alone.judge(alone.learner.models, 15).scores
-    for rank in ranks:
-        assert {name: rank["results"][-1][name] for name in scores} == scores  # to the last bit
+    first, second = ({name: rank["results"][-1][name] for name in scores} for rank in ranks)
+    assert first == second  # to the last bit; alone the threads of a matrix product may differ, so only nearly
+    assert first == pytest.approx(scores, rel=1e-9)
     experiment, shares = alone.experiment, [rank["latents"] for rank in ranks]
     batches = [(start, min(start + 500, num_samples)) for start in range(0, num_samples, 500)]
     names = [f"{stage}: {start} to {stop}" for stage in (0, 1) for start, stop in batches]
