@@ -15,12 +15,11 @@ import argparse
 import time
 from pathlib import Path
 
-import safetensors.torch
 import sklearn
 import torch
+from extractor_training import accuracy, fit, save, standardise
 from sklearn.model_selection import train_test_split
-from torch import Tensor
-from torch.nn import functional
+from torch.optim.lr_scheduler import LRScheduler
 
 from gcsearch.data.digits import load_labelled
 from gcsearch.metrics.classifiers import DigitsClassifier, weights_path
@@ -44,7 +43,17 @@ def main() -> None:
         torch.arange(len(labels)).numpy(), test_size=TEST_SHARE, stratify=labels.numpy(), random_state=SEED
     )
     start = time.perf_counter()
-    network = fit(images[train], labels[train])
+    network = DigitsClassifier()
+    fit(
+        network,
+        images[train],
+        labels[train],
+        num_epochs=NUM_EPOCHS,
+        batch_size=BATCH_SIZE,
+        lr=2e-3,
+        dropout=DROPOUT,
+        schedule=cosine,
+    )
     standardise(network, images[train])
     seconds = time.perf_counter() - start
     train_accuracy = accuracy(network, images[train], labels[train])
@@ -52,53 +61,19 @@ def main() -> None:
     print(f"train accuracy {train_accuracy:.4f} ({len(train)} images)")
     print(f"test accuracy  {test_accuracy:.4f} ({len(test)} images), trained in {seconds:.1f} s")
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
         "train_accuracy": f"{train_accuracy:.4f}",
         "test_accuracy": f"{test_accuracy:.4f}",
         "split": f"stratified, {len(train)} train and {len(test)} test images, random_state {SEED}",
         "seed": str(SEED),
-        "torch": str(torch.__version__),
         "scikit-learn": str(sklearn.__version__),
     }
-    output.write_bytes(safetensors.torch.save(network.state_dict(), metadata))
-    print(f"wrote {output.name}, {output.stat().st_size / 1024:.0f} KiB")
+    save(network, output, metadata)
 
 
-def fit(images: Tensor, labels: Tensor) -> DigitsClassifier:
-    """AdamW with dropout; no augmentation, which would blur differences the metric should see."""
-    network = DigitsClassifier()
-    num_steps = NUM_EPOCHS * -(-len(images) // BATCH_SIZE)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-    for _ in range(NUM_EPOCHS):
-        for indices in torch.randperm(len(images)).split(BATCH_SIZE):
-            features = functional.dropout(network.embed(images[indices]).relu(), DROPOUT)
-            loss = functional.cross_entropy(network.head(features), labels[indices])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return network
-
-
-@torch.no_grad()
-def standardise(network: DigitsClassifier, images: Tensor) -> None:
-    """Scale the features to unit variance on average, and the head by the inverse: the logits stay the same.
-
-    The kernel of KID is made for features of about this size; with the raw ones (standard deviation about 4) its
-    cubes are so large that a few examples decide the value.
-    """
-    scale = network.embed(images).var(dim=0).mean().sqrt()
-    last = network.body[-1]
-    last.weight /= scale
-    last.bias /= scale
-    network.head.weight *= scale
-
-
-@torch.no_grad()
-def accuracy(network: DigitsClassifier, images: Tensor, labels: Tensor) -> float:
-    return (network(images).argmax(dim=1) == labels).double().mean().item()
+def cosine(optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
+    """Half a cosine, down to 0."""
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
 
 New weights mean a new extractor identity: scores of before and after cannot be compared.
 
-Recorded: train accuracy 0.9382 (60,000 images), test accuracy 0.9150 (10,000 images), 1006 s on half a core of a busy
-machine, 410 KiB. The settings were not searched for.
+Recorded: train accuracy 0.9760 (60,000 images), test accuracy 0.9276 (10,000 images), 452 s of CPU time on one core of
+an AMD EPYC, 595 KiB. With `--hold-out`, accuracy on 5,000 training images that were held out: 0.9276. The settings
+(width, normalisation, schedule) were chosen without the test images; no other ones were trained to the end.
 """
 
 from __future__ import annotations
@@ -14,50 +15,77 @@ from __future__ import annotations
 import argparse
 import gzip
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
+from extractor_training import accuracy, fit, save, standardise
 from torch import Tensor
-from torch.nn import functional
+from torch.optim.lr_scheduler import LRScheduler
 
 from gcsearch.metrics.classifiers import FashionClassifier, weights_path
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 SEED = 0
-NUM_EPOCHS = 8
+NUM_EPOCHS = 10
 BATCH_SIZE = 128
-DROPOUT = 0.3
+LR = 3e-3
+DROPOUT = 0.5
+NUM_HELD_OUT = 5_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DEBIAN, help="folder of the four .gz files")
     parser.add_argument("--output", type=Path, default=weights_path("fashion_mnist"))
+    parser.add_argument("--hold-out", action="store_true", help="judge the settings on part of the training images")
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)  # the order of float sums, and with it the weights, depends on the thread count
     torch.manual_seed(SEED)
-    train, test = (labelled(arguments.data, part) for part in ("train", "t10k"))
-    start = time.perf_counter()
-    network = fit(*train, test)
+    train = labelled(arguments.data, "train")
+    if arguments.hold_out:
+        order = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(SEED))
+        held_out, kept = order[:NUM_HELD_OUT], order[NUM_HELD_OUT:]
+        trained(*(part[kept] for part in train), judged=[part[held_out] for part in train])
+        return
+    network = trained(*train)
     standardise(network, train[0])
-    seconds = time.perf_counter() - start
+    cpu_seconds = time.process_time()
+    test = labelled(arguments.data, "t10k")
     train_accuracy, test_accuracy = (accuracy(network, *part) for part in (train, test))
     print(f"train accuracy {train_accuracy:.4f} ({len(train[0])} images)")
-    print(f"test accuracy  {test_accuracy:.4f} ({len(test[0])} images), trained in {seconds:.0f} s")
-
+    print(f"test accuracy  {test_accuracy:.4f} ({len(test[0])} images), {cpu_seconds:.0f} s of CPU time")
     metadata = {
         "train_accuracy": f"{train_accuracy:.4f}",
         "test_accuracy": f"{test_accuracy:.4f}",
         "split": f"published, {len(train[0])} train and {len(test[0])} test images",
         "seed": str(SEED),
-        "torch": str(torch.__version__),
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_bytes(safetensors.torch.save(network.state_dict(), metadata))
-    print(f"wrote {arguments.output.name}, {arguments.output.stat().st_size / 1024:.0f} KiB")
+    save(network, arguments.output, metadata)
+
+
+def trained(images: Tensor, labels: Tensor, judged: Sequence[Tensor] = ()) -> FashionClassifier:
+    """A classifier of these images; accuracy on other ones is printed after every epoch."""
+    network = FashionClassifier().to(memory_format=torch.channels_last)  # 0.8 of the time
+
+    def tell(epoch: int) -> None:
+        score = f": held-out accuracy {accuracy(network, *judged):.4f}" if judged else ""
+        print(f"epoch {epoch}/{NUM_EPOCHS}{score}", flush=True)
+
+    fit(
+        network,
+        images,
+        labels,
+        num_epochs=NUM_EPOCHS,
+        batch_size=BATCH_SIZE,
+        lr=LR,
+        dropout=DROPOUT,
+        schedule=one_cycle,
+        after_epoch=tell,
+    )
+    return network.to(memory_format=torch.contiguous_format)
 
 
 def labelled(folder: Path, part: str) -> tuple[Tensor, Tensor]:
@@ -77,44 +105,9 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * num_dimensions).reshape(tuple(shape)).copy()
 
 
-def fit(images: Tensor, labels: Tensor, test: tuple[Tensor, Tensor]) -> FashionClassifier:
-    """AdamW with dropout; no augmentation, which would blur differences the metric should see."""
-    network = FashionClassifier()
-    num_steps = NUM_EPOCHS * -(-len(images) // BATCH_SIZE)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-    for epoch in range(NUM_EPOCHS):
-        for indices in torch.randperm(len(images)).split(BATCH_SIZE):
-            features = functional.dropout(network.embed(images[indices]).relu(), DROPOUT)
-            loss = functional.cross_entropy(network.head(features), labels[indices])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        print(f"epoch {epoch + 1}/{NUM_EPOCHS}: test accuracy {accuracy(network, *test):.4f}", flush=True)
-    return network
-
-
-@torch.no_grad()
-def standardise(network: FashionClassifier, images: Tensor) -> None:
-    """Scale the features to unit variance on average, and the head by the inverse: the logits stay the same.
-
-    The kernel of KID is made for features of about this size.
-    """
-    scale = torch.cat([network.embed(batch) for batch in images.split(1000)]).var(dim=0).mean().sqrt()
-    last = network.body[-1]
-    last.weight /= scale
-    last.bias /= scale
-    network.head.weight *= scale
-
-
-@torch.no_grad()
-def accuracy(network: FashionClassifier, images: Tensor, labels: Tensor) -> float:
-    correct = [
-        network(batch).argmax(dim=1) == truth
-        for batch, truth in zip(images.split(1000), labels.split(1000), strict=True)
-    ]
-    return torch.cat(correct).double().mean().item()
+def one_cycle(optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
+    """Up to the learning rate over the first fifth, then down to about 0."""
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=num_steps, pct_start=0.2)
 
 
 if __name__ == "__main__":

@@ -115,8 +115,8 @@ def read_idx(path: Path) -> tuple[Pixels, str]:
     try:
         with path.open("rb") as raw:
             is_packed = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if is_packed else path.open("rb") as file:
-            data = read_all(file, str(path))
+            raw.seek(0)
+            data = read_all(gzip.GzipFile(fileobj=raw) if is_packed else raw, str(path))
         magic, *shape = struct.unpack(">4I", data[:16])
         if magic != 2051:
             raise ValueError(f"its first number is {magic}, not 2051")

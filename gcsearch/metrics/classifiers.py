@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,8 +59,8 @@ class DigitsClassifier(Classifier):
                 nn.Conv2d(1, 16, 3, padding=1),
                 nn.ReLU(),
                 nn.Conv2d(16, 32, 3, padding=1),
-                nn.ReLU(),
                 nn.MaxPool2d(2),
+                nn.ReLU(),
                 nn.Flatten(),
                 nn.Linear(32 * 4 * 4, 64),
             )
@@ -67,24 +68,18 @@ class DigitsClassifier(Classifier):
 
 
 class FashionClassifier(Classifier):
-    """Three convolutions, for images of 32 x 32; those of 28 x 28 get the black border of two pixels first."""
+    """Three convolutions with batch normalisation, for images of 32 x 32; 28 x 28 get a black border of two pixels."""
 
     def __init__(self) -> None:
-        super().__init__(
-            nn.Sequential(
-                nn.Conv2d(1, 24, 3, padding=1),
-                nn.ReLU(),
+        layers: list[nn.Module] = []
+        for before, channels in pairwise((1, 24, 48, 96)):
+            layers += [
+                nn.Conv2d(before, channels, 3, padding=1, bias=False),
                 nn.MaxPool2d(2),
-                nn.Conv2d(24, 48, 3, padding=1),
+                nn.BatchNorm2d(channels),
                 nn.ReLU(),
-                nn.MaxPool2d(2),
-                nn.Conv2d(48, 64, 3, padding=1),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-                nn.Flatten(),
-                nn.Linear(64 * 4 * 4, 64),
-            )
-        )
+            ]
+        super().__init__(nn.Sequential(*layers, nn.Flatten(), nn.Linear(96 * 4 * 4, 64)))
 
     def embed(self, images: Tensor) -> Tensor:
         return super().embed(functional.pad(images, (2, 2, 2, 2)) if images.shape[-1] == 28 else images)
@@ -126,7 +121,9 @@ def load_classifier(name: str, device: torch.device | str = "cpu") -> Classifier
         network = CLASSIFIERS[name]()
     network.load_state_dict(load_file(weights_path(name)), assign=True)
     dtype = torch.float64 if device.type == "cuda" else torch.float32
-    return network.to(device, dtype).eval().requires_grad_(False)
+    # channels_last takes half of the time on a CPU and changes features by 1e-6.
+    network = network.to(device, dtype).to(memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False)
 
 
 def register_with_torch_fidelity(classifier: str) -> str:
