@@ -168,10 +168,11 @@ def replay(events: Sequence[Event], stopping: Stopping) -> Replayed:
         for found in (ranking, state.ranking(metric, lower_is_better=is_lower, use=use))
     )
     unknown = tuple(sorted(simulation.unknown))
+    images = sum(record.images for record in simulation.ledger.trials.values())
     return Replayed(
         stopping=spec(stopping),
-        images=simulation.seen,
-        share=simulation.seen / (engine.horizon * len(trials)),
+        images=images,
+        share=images / (engine.horizon * len(trials)),
         completed=len(ranking),
         unknown=unknown,
         best=best,
