@@ -38,7 +38,7 @@ def test_ray_accepts_the_cluster_file(cloud: str) -> None:
         return
     assert types["head"]["max_workers"] == 0, "workers are not of the head's kind"
     assert types["head"]["resources"] == {"CPU": 0}
-    assert (types["gpu"]["min_workers"], types["gpu"]["max_workers"]) == (0, 8)
+    assert (types["gpu"]["min_workers"], types["gpu"]["max_workers"]) == (2, 8)
     spot = {
         "aws": ("InstanceMarketOptions", {"MarketType": "spot"}),
         "gcp": ("scheduling", [{"preemptible": True}, {"onHostMaintenance": "TERMINATE"}]),

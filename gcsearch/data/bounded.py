@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO, Final
+from typing import Final, Protocol
 
 from gcsearch.errors import DataError
 
@@ -12,7 +12,14 @@ MAX_BYTES: Final = 1 << 30
 BLOCK: Final = 1 << 20
 
 
-def read_all(file: IO[bytes], where: str) -> bytes:
+class Readable(Protocol):
+    """An open file, packed or not."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; none at the end."""
+
+
+def read_all(file: Readable, where: str) -> bytes:
     """Rest of a file that may be packed, without ever holding much more than `MAX_BYTES`.
 
     Raises:
@@ -34,6 +41,6 @@ def check_size(size: int, where: str) -> None:
     """
     if size > MAX_BYTES:
         raise DataError(
-            f"{where}: must unpack to at most {MAX_BYTES / 2**20:g} MiB, but is larger. This is not the published file; "
-            "do not use it."
+            f"{where}: must unpack to at most {MAX_BYTES / 2**20:g} MiB, but is larger. This is not the published "
+            "file; do not use it."
         )

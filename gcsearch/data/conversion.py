@@ -115,7 +115,8 @@ def convert(target: Path, name: str, source: Source, progress: Progress = lambda
     """Write the images of a source to a file of the store.
 
     An interrupted conversion goes on where it was last safe, if the source is still the same; the result does not
-    depend on interruptions. One that the source itself has stopped leaves nothing behind. Memory stays at a few chunks. Disk: twice the size of the file until the end.
+    depend on interruptions. One that the source itself has stopped leaves nothing behind. Memory stays at a few chunks.
+    Disk: twice the size of the file until the end.
 
     Args:
         target: The file; it appears when it is complete.

@@ -62,7 +62,7 @@ def load_arrays(file: IO[bytes], where: str) -> dict[str, Any]:
         # A few bytes can ask for an array of any size, filled with whatever is in memory.
         if isinstance(value, np.ndarray) and value.nbytes > len(data):
             raise DataError(
-                f"{where}: must hold its arrays, but asks for one of {value.nbytes:,} bytes in a file of {len(data):,}. "
-                "This is not the published file; do not use it."
+                f"{where}: must hold its arrays, but asks for one of {value.nbytes:,} bytes in a file of "
+                f"{len(data):,}. This is not the published file; do not use it."
             )
     return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in content.items()}

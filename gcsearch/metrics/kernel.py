@@ -16,8 +16,8 @@ MAP_BLOCK: Final = 4096
 """Examples at once in `mean_map`."""
 
 MAX_MAPPED: Final = 128
-"""Most features for which means over pairs come from `mean_map`: a few numbers per triple of features instead of one per
-pair of examples. At 64 features and 10,000 against 60,000 examples, that takes a fortieth of the time."""
+"""Most features for which means over pairs come from `mean_map`: a few numbers per triple of features instead of one
+per pair of examples. At 64 features and 10,000 against 60,000 examples, that takes a fortieth of the time."""
 
 
 def mean_map(features: Tensor) -> Tensor | None:
@@ -37,7 +37,7 @@ def mean_map(features: Tensor) -> Tensor | None:
     if num_features > MAX_MAPPED:
         return None
     sums = [torch.zeros(size, size, dtype=torch.float64) for size in range(num_features + 1, 0, -1)]
-    for rows in features.split(MAP_BLOCK):
+    for rows in torch.split(features, MAP_BLOCK):
         scaled = rows.double() / math.sqrt(num_features)
         columns = torch.cat([scaled, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1).T.contiguous()
         for index, total in enumerate(sums):

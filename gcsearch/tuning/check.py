@@ -8,18 +8,19 @@ from pathlib import Path
 from gcsearch.errors import ConfigError, StudyError
 from gcsearch.findings import Finding
 from gcsearch.tuning.alike import check_nodes
-from gcsearch.tuning.cluster import ray_cluster
+from gcsearch.tuning.cluster import check_address, ray_cluster
 
 
 def check_ray(address: str | None, studies: Path) -> Finding:
     """Start Ray on this machine, or connect to a cluster and ask all its nodes whether they can run a study.
 
     Args:
-        address: ``auto`` or ``ray://host:port``; None starts one.
+        address: ``auto`` or ``host:port``; None starts one.
         studies: Folder of the studies, which all nodes must see.
     """
     names = f"Ray {version('ray')}"
     try:
+        check_address(address)
         with ray_cluster(address) as nodes:
             if address is not None:
                 studies.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.registry import spec
 from gcsearch.tuning.alike import check_nodes
-from gcsearch.tuning.cluster import ray_cluster
+from gcsearch.tuning.cluster import check_address, ray_cluster
 from gcsearch.tuning.driver import Driver, Observer
 from gcsearch.tuning.spec import StudySpec
 
@@ -48,11 +48,14 @@ def run_study(
         The state at the end.
 
     Raises:
-        StudyError: The folder holds a different study of this name, or another process is writing it.
+        ConfigError: No cluster answers at the address, or not even one trial fits.
+        StudyError: A node cannot run the study, the folder holds a different study of this name, or another process
+            is writing it.
         WeightsError: Published weights that a trial needs cannot be had. Nothing was written.
         KeyboardInterrupt: Interrupted; the ledger says so, and the same call resumes.
     """
     directory = studies / study.name
+    check_address(address)
     check_unchanged(study, directory)
     study.prepare()
     with LedgerWriter(directory / LEDGER_NAME) as ledger:

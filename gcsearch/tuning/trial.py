@@ -120,7 +120,8 @@ def run_trial_on_workers(config: dict[str, Any]) -> None:
     # Where the cluster is not ours, Ray's processes have not inherited these. They only count before Train starts.
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACE_TIMEOUT_S))
-    from ray import tune
+    from fsspec.implementations.memory import MemoryFileSystem
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
     from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -136,9 +137,9 @@ def run_trial_on_workers(config: dict[str, Any]) -> None:
         scaling_config=ScalingConfig(num_workers=config["workers"], use_gpu=has_gpu, resources_per_worker=bundle),
         run_config=RunConfig(
             name=f"train-{config['trial']}",
-            # Train only makes a folder: checkpoints are ours. It is this machine's own, in the files of Ray's session,
-            # since a folder of the driver's need not exist, or be removed, where this process is.
-            storage_path=tune.get_context().get_trial_dir(),
+            # Checkpoints are ours; Train would only make a folder, which no machine but the driver's could clean up.
+            storage_path="/",
+            storage_filesystem=PyFileSystem(FSSpecHandler(MemoryFileSystem())),
             callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call,list-item]
             # The driver starts a trial again, and counts; retries at several levels would multiply.
             failure_config=FailureConfig(  # type: ignore[call-arg]

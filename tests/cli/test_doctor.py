@@ -37,7 +37,7 @@ def alone(monkeypatch, tmp_path):
 
 
 def test_an_empty_machine_can_work_and_is_told_what_is_missing(alone, capsys):
-    assert doctor_command(None, None, alone / "studies", as_json=True) == 0
+    assert doctor_command(None, None, str(alone / "studies"), as_json=True) == 0
     answer = json.loads(capsys.readouterr().out)
     states = {one["name"]: one["state"] for one in answer["checks"]}
     assert answer["ok"] is True
@@ -57,7 +57,7 @@ def test_an_empty_machine_can_work_and_is_told_what_is_missing(alone, capsys):
 def test_what_is_broken_ends_with_2_and_says_what_to_do(alone, capsys, monkeypatch):
     monkeypatch.setenv("GCSEARCH_INCEPTION", str(alone / "none.pth"))
     monkeypatch.setattr(machine, "MIN_FREE_GB", 1e9)
-    assert doctor_command(None, "some/folder", alone, as_json=False) == 2
+    assert doctor_command(None, "some/folder", str(alone), as_json=False) == 2
     text = " ".join(capsys.readouterr().out.split())
     assert "MLflow: tracking: the URI must be a database or a server" in text
     assert "disk: Free 1e+09 GB, or put --studies on another disk" in text

@@ -63,6 +63,18 @@ def own_processes(hosts, name: str) -> list[str]:
     return [line for line in hosts.processes(name).values() if any(word in line for word in words)]
 
 
+def test_a_job_runs_a_study_and_a_driver_without_the_token_does_not(hosts):
+    ledger = write_study(hosts.shared, "job", images=512, trials=1, workers=1)
+    # Ray copies the working folder: the studies are elsewhere, where all machines see them.
+    command = ["gcsearch", "run", "job.yaml", "--address", "auto", "--studies", str(hosts.shared / "studies")]
+    hosts.run("head", "ray", "job", "submit", "--working-dir", ".", "--", *command, timeout=240)
+    assert [record.state for record in StudyState(read_events(ledger)).trials.values()] == ["completed"]
+    tokenless = {"RAY_AUTH_TOKEN_PATH": "", "HOME": str(hosts.shared / "home")}
+    output = hosts.run("head", *command, "--name", "other", code=2, **tokenless)
+    assert "--address auto: the cluster's token must be known here" in output
+    assert "Traceback" not in output
+
+
 def test_a_study_survives_the_loss_of_a_machine(hosts):
     ledger = write_study(hosts.shared, "lost", images=10_240, trials=2, workers=2)
     process = hosts.start("head", "gcsearch", "run", "lost.yaml", "--address", "auto")

@@ -70,7 +70,7 @@ class TwoNodes:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
+        self.address = self.environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
         head = [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0"]
         # The object store is smaller than the default, which would be most of a small machine.
         store = "--object-store-memory=100000000"
@@ -158,7 +158,7 @@ def test_a_node_without_the_files_of_a_study_gets_them_once(experiment, hidden, 
     (shared / "experiments" / "tiny.yaml").write_text(json.dumps(experiment.to_dict()))
     study = {
         "experiment": "tiny",
-        "space": {"optimizer.lr": {"min": 1e-3, "max": 1e-1, "scale": "log"}},
+        "space": {"optimizer.lr": {"min": 1e-2, "max": 3e-2, "scale": "log"}},
         "search": {"sampler": "random"},
         "stopping": "none",
     }
@@ -175,7 +175,7 @@ def test_a_node_without_the_files_of_a_study_gets_them_once(experiment, hidden, 
             cwd=shared,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=400,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         # Nothing of the trials lies in the driver's folders on the node, and none of the driver's own is left.
@@ -185,14 +185,17 @@ def test_a_node_without_the_files_of_a_study_gets_them_once(experiment, hidden, 
     assert not list((hidden / "tmp").iterdir())
 
     stored = next((hidden / "store").glob("*.arrow"))
+    scores = []
     for name, trials in (("alone", 3), ("together", 1)):
         state = StudyState(read_events(shared / "studies" / name / LEDGER_NAME))
         assert [(record.state, record.reason) for record in state.trials.values()] == [("completed", None)] * trials
         for record in state.trials.values():
             identity = record.results[-1].identities["eval/fid"]
             assert f"reference=folder@{open_images(stored).metadata.sha256[:12]} x200" in identity
-    copies = sorted(path for path in (node_cache / "copies").rglob("*") if path.is_file() and path.suffix != ".lock")
-    assert [path.name for path in copies] == sorted(["latest.pt", stored.name])
+        scores.append(state.trials["0000"].results[-1].metrics["eval/fid"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)  # the same recipe, in one process and in two
+    copies = [path for path in (node_cache / "copies").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert sorted(path.name for path in copies) == sorted(["latest.pt", stored.name])
     for copy in copies:
         original = stored if copy.name == stored.name else hidden / "before" / "checkpoints" / "latest.pt"
         assert copy.read_bytes() == original.read_bytes()
