@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from gcsearch.config import Document, build, build_settings
 from gcsearch.errors import ConfigError
 from gcsearch.ledger import Event, Ledger, TrialRecord
+from gcsearch.registry import spec
 from gcsearch.tuning.engine import Engine
 from gcsearch.tuning.settings import Search
 from gcsearch.tuning.space import Params
@@ -155,6 +156,7 @@ class Simulation:
                 study="simulation",
                 objective=objective,
                 keys=keys,
+                stopping=spec(self.engine.stopping),
                 horizon_images=self.engine.horizon,
                 budget_images=self.budget_images if math.isfinite(self.budget_images) else None,
             )

@@ -66,8 +66,8 @@ def test_a_budget_in_hours_buys_what_it_costs(load, monkeypatch, limit):
     monkeypatch.setattr("gcsearch.tuning.planning.measure", lambda experiment, device: (0.5, 0.0))
     study = load(stopping="none", budget={limit: 2.0}, resources={"concurrent": 2})
     plan = make_plan(study)
-    trials = 2.0 * 3600 / (3200 * 0.5) * (2 if limit == "wall_hours" else 1)
-    assert plan.counts.trials == pytest.approx(trials, abs=1)
+    images = 2.0 * 3600 / 0.5 * (2 if limit == "wall_hours" else 1)
+    assert images - 2 * 800 < plan.counts.images <= images  # nothing is begun that would not get to its rung
 
 
 def test_without_the_gpu_that_trials_ask_for_the_cost_is_not_known(load, monkeypatch):
