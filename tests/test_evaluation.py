@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 from PIL import Image
 
 from gcsearch.analysis.results import open_results
-from gcsearch.cli.main import main
 from gcsearch.config import Experiment
 from gcsearch.errors import ConfigError, GCSearchError
 from gcsearch.evaluation import Report, Request, evaluate
 from gcsearch.export import export_trial
 from gcsearch.training.session import run_training
+
+from .cli.command import gcsearch
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -62,21 +59,6 @@ def pngs(run: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     code, _, errors = gcsearch("sample", str(checkpoint), "--num", "600", "--output", str(folder))
     assert code == 0, errors
     return folder
-
-
-def gcsearch(*arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command, run in this process."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-        mock.patch.object(sys, "argv", ["gcsearch", *arguments]),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0), stdout.getvalue(), stderr.getvalue()
-    return 0, stdout.getvalue(), stderr.getvalue()
 
 
 def quick(path: Path, **settings: Any) -> Report:

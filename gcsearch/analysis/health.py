@@ -169,7 +169,7 @@ def _without_effect(results: StudyResults) -> Iterator[Finding]:
         chance = _chance([value for value, _ in pairs], [score for _, score in pairs])
         if chance is not None and chance > NO_EFFECT:
             seen = f"{len(pairs)} trials, p = {chance:.2f}"
-            text = f"{key} shows no effect at {images:,} images ({seen}): it could be fixed."
+            text = f"{key}: no effect seen at {images:,} images ({seen}). If more trials show none, fix it."
             yield Finding(kind="no_effect", key=key, text=text)
 
 

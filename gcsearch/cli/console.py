@@ -35,6 +35,11 @@ def set_up_logging() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
+def say(text: str, style: str = "") -> None:
+    """A sentence to stdout: wrapped between words in a terminal, on one line in a pipe."""
+    results.print(text, style=style, markup=False, soft_wrap=not results.is_terminal)
+
+
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object on stdout."""
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")

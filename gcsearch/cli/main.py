@@ -9,7 +9,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from gcsearch.cli import data_app
+from gcsearch.cli import data_app, search_app
+from gcsearch.cli.options import Address, Import, Json, Set, Studies, Tracking
 from gcsearch.errors import GCSearchError
 
 app = typer.Typer(
@@ -22,22 +23,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app.data, name="data")
-
-Studies = Annotated[str, typer.Option("--studies", help="Folder that holds the studies, or its URI (s3://…).")]
-Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override an experiment key.")]  # noqa: UP045 - typer reads it
-Import = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads it
-    typer.Option("--import", metavar="MODULE", help="Module of your own that registers components."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Address = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it
-    typer.Option("--address", help="Ray cluster of this machine: auto or HOST:PORT. Default: a Ray of its own."),
-]
-Tracking = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it
-    typer.Option("--tracking", help="MLflow store. Default: $MLFLOW_TRACKING_URI, or mlflow.db beside the studies."),
-]
 
 
 @app.command()
@@ -79,6 +64,10 @@ def run(
         as_json=json,
     )
     raise typer.Exit(code)
+
+
+app.command()(search_app.plan)
+app.command()(search_app.replay)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gcsearch.analysis.health import findings
 from gcsearch.analysis.rank_fidelity import rank_fidelity
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
-from gcsearch.cli.console import print_json, progress, results
+from gcsearch.cli.console import print_json, progress, results, say
 from gcsearch.cli.live import LiveView
 from gcsearch.cli.studies import fetched, local_folder, mirrored
 from gcsearch.cli.tables import (
@@ -139,8 +139,8 @@ def print_finalists(outcome: StudyResults) -> None:
     selection = outcome.selection
     if selection is None:
         return
-    results.print(finalists_table(outcome, selection))
-    results.print(verdict_text(selection), soft_wrap=True)
+    results.print(finalists_table(outcome, selection, results.width))
+    say(verdict_text(selection))
 
 
 def _print_failures(outcome: StudyResults) -> None:
@@ -170,9 +170,9 @@ def show_command(study: str | None, studies: str, *, as_json: bool) -> None:
     fidelity = rank_fidelity(outcome)
     if fidelity.rungs:
         results.print(fidelity_table(fidelity))
-    results.print(fidelity.advice, soft_wrap=True)
+    say(fidelity.advice)
     for finding in findings(outcome):
-        results.print(f"Note: {finding.text}", style="yellow", markup=False, soft_wrap=True)
+        say(f"Note: {finding.text}", style="yellow")
     _print_failures(outcome)
 
 

@@ -107,7 +107,7 @@ def interval_text(recipe: Replicates) -> str:
     return f"{interval.mean:.3f}{ends}"
 
 
-def finalists_table(results: StudyResults, selection: Selection) -> Table:
+def finalists_table(results: StudyResults, selection: Selection, width: int = WIDE) -> Table:
     """The recipes that were trained again, the best mean first; the winner in bold."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
     metric, extractor = results.metric.removeprefix("eval/"), results.extractor()
@@ -118,7 +118,9 @@ def finalists_table(results: StudyResults, selection: Selection) -> Table:
     table.add_column("seeds", justify="right", no_wrap=True)
     table.add_column("in the search", justify="right", no_wrap=True)
     table.add_column("training", justify="right", no_wrap=True)
-    table.add_column("parameters")
+    is_wide = width >= WIDE  # else they are in the leaderboard above
+    if is_wide:
+        table.add_column("parameters")
     keys = results.state.study["keys"]
     for recipe in selection.recipes:
         record = results.state.trials[recipe.candidate]
@@ -132,7 +134,7 @@ def finalists_table(results: StudyResults, selection: Selection) -> Table:
             f"{len(recipe.values)} of {len(recipe.seeds)}",
             "-" if searched is None else f"{searched:.3f}",
             "-" if recipe.seconds is None else duration_text(recipe.seconds),
-            parameters_text(record.params, keys),
+            *([parameters_text(record.params, keys)] if is_wide else []),
             style="bold" if is_winner else None,
         )
     return table

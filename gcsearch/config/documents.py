@@ -98,7 +98,12 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(
             f"{_one_line(f'--set {text}')}: must have the form key=value, for example --set coupling.mu=0.3."
         )
-    return key.strip(), _parse(value, _one_line(f"--set {text}"))[0]
+    return key.strip(), parse_value(value, f"--set {text}")
+
+
+def parse_value(text: str, source: str) -> Any:
+    """A value of the command line, read as YAML; `source` names it in messages."""
+    return _parse(text, _one_line(source))[0]
 
 
 def read_document(path: Path) -> Document:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from gcsearch.config import Document, build, build_settings
 from gcsearch.errors import ConfigError
 from gcsearch.ledger import Event, Ledger, TrialRecord
+from gcsearch.registry import spec
 from gcsearch.tuning.engine import Engine
 from gcsearch.tuning.settings import Search
 from gcsearch.tuning.space import Params
@@ -69,7 +70,9 @@ def simulate(
     engine = make_engine(
         space, search, stopping, goal=goal, horizon_images=horizon_images, seed=seed, every_images=every_images
     )
-    simulation = _Simulation(engine, evaluate, budget_images, num_workers, events)
+    simulation = Simulation(
+        engine, lambda record, images: evaluate(dict(record.params), images), budget_images, num_workers, events
+    )
     simulation.run(goal)
     return simulation.ledger
 
@@ -108,16 +111,24 @@ def make_engine(
     )
 
 
-class _Simulation:
-    """Virtual workers. All it knows is in the ledger, so it can be cut off and go on anywhere."""
+class Simulation:
+    """Virtual workers. All it knows is in the ledger, so it can be cut off and go on anywhere.
+
+    Args:
+        engine: Decides.
+        evaluate: Score of a trial after some images.
+        budget_images: Images that all trials together may see; infinite if only the engine limits them.
+        num_workers: Trials at a time.
+        events: Events of the same simulation, cut off anywhere.
+    """
 
     def __init__(
         self,
         engine: Engine,
-        evaluate: Callable[[Params, int], float],
-        budget_images: int,
+        evaluate: Callable[[TrialRecord, int], float],
+        budget_images: float,
         num_workers: int,
-        events: Iterable[Event],
+        events: Iterable[Event] = (),
     ) -> None:
         self.engine = engine
         self.evaluate = evaluate
@@ -137,15 +148,17 @@ class _Simulation:
     def run(self, goal: str) -> None:
         """From wherever the ledger is to the end."""
         if not self.ledger.events:
-            objective = {"metric": METRIC, "goal": goal, "use": "last", "key": METRIC}
+            metric = self.engine.metric
+            objective = {"metric": metric, "goal": goal, "use": "last", "key": metric}
             keys = [entry.key for entry in self.engine.space.entries]
             self.write(
                 "study_started",
                 study="simulation",
                 objective=objective,
                 keys=keys,
+                stopping=spec(self.engine.stopping),
                 horizon_images=self.engine.horizon,
-                budget_images=self.budget_images,
+                budget_images=self.budget_images if math.isfinite(self.budget_images) else None,
             )
         if self.ledger.state.ended:
             return
@@ -179,12 +192,12 @@ class _Simulation:
 
     def reach(self, record: TrialRecord, images: int) -> None:
         """A trial has come to its next rung."""
-        value = float(self.evaluate(dict(record.params), images))
+        value = float(self.evaluate(record, images))
         self.seen += images - record.images
         if not math.isfinite(value):
             self.end(record, "diverged", f"{images} images: score must be finite, got {value}.", images=images)
             return
-        self.write("result", trial=record.trial, images=images, metrics={METRIC: value})
+        self.write("result", trial=record.trial, images=images, metrics={self.engine.metric: value})
         self.decide(record)
 
     def decide(self, record: TrialRecord) -> None:
@@ -216,7 +229,7 @@ class _Simulation:
             "trial_ended", trial=record.trial, state=state, reason=reason, images=reached, paused=is_paused or None
         )
 
-    def left(self) -> int:
+    def left(self) -> float:
         """Images of the budget that are neither seen nor on their way to a rung."""
         return (
             self.budget_images - self.seen - sum(self.engine.to_next_rung(one.images) for one in self.active.values())

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import sys
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gcsearch.cli.main import main
 from gcsearch.config.documents import dump_yaml
 from gcsearch.data import datasets
 
-
-@dataclass
-class Done:
-    """What a command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
+from .command import gcsearch
 
 
 @pytest.fixture
@@ -33,23 +21,7 @@ def run(tmp_path, monkeypatch):
     """Runs `gcsearch` in a folder of its own, with a store of its own."""
     monkeypatch.setenv("GCSEARCH_DATA", str(tmp_path / "store"))
     monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments: str) -> Done:
-        stdout, stderr = io.StringIO(), io.StringIO()
-        with (
-            contextlib.chdir(tmp_path),
-            contextlib.redirect_stdout(stdout),
-            contextlib.redirect_stderr(stderr),
-            mock.patch.object(sys, "argv", ["gcsearch", *arguments]),
-        ):
-            try:
-                main()
-                code = 0
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        return Done(code, stdout.getvalue(), stderr.getvalue())
-
-    return call
+    return partial(gcsearch, cwd=tmp_path)
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -15,12 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from gcsearch.analysis import figures
-from gcsearch.cli.main import main
 from gcsearch.config import load_experiment
 from gcsearch.config.documents import dump_yaml
 from gcsearch.data.gaussians import OneToTwoModes
 from gcsearch.training import Trainer
 from gcsearch.training.diagnosis import Diagnosis
+
+from .command import gcsearch
 
 TINY = {
     "name": "tiny",
@@ -32,23 +30,6 @@ TINY = {
     "evaluation": {"every_images": 32, "num_samples": 64, "metrics": ["fid"]},
 }
 QUICK = ("--num-batches", "2", "--denoiser-steps", "2")
-
-
-def gcsearch(*arguments: str, cwd: Path) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command, in this process."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(cwd),
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-        mock.patch.object(sys, "argv", ["gcsearch", *arguments]),
-    ):
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return code, stdout.getvalue(), stderr.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from gcsearch.cli.main import main
 from gcsearch.config.documents import dump_yaml
+
+from .command import gcsearch
 
 TINY = {
     "name": "tiny",
@@ -24,32 +21,6 @@ TINY = {
     "training": {"num_images": 2048, "batch_size": 32},
     "evaluation": {"every_images": 1024, "num_samples": 64, "metrics": ["fid"]},
 }
-
-
-@dataclass
-class Done:
-    """What a command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def gcsearch(*arguments: str, cwd: Path) -> Done:
-    """Run the command in this process, which saves the seconds that importing torch takes."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(cwd),
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-        mock.patch.object(sys, "argv", ["gcsearch", *arguments]),
-    ):
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return Done(code, stdout.getvalue(), stderr.getvalue())
 
 
 def gcsearch_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -70,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_names_every_command_and_gives_an_example(tmp_path: Path) -> None:
     text = gcsearch("--help", cwd=tmp_path).stdout
-    names = "run train show export sample evaluate diagnose data import-config sync ui doctor"
+    names = "run plan train show replay export sample evaluate diagnose data import-config sync ui doctor"
     for command in names.split():
         assert command in text
     assert "Example" in gcsearch("run", "--help", cwd=tmp_path).stdout
