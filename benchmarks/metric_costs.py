@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +46,9 @@ RESAMPLES = 200
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inception-size", action="store_true")
-    is_large = parser.parse_args().inception_size
+    parser.add_argument("--only", default="", help="measure what has this in its name")
+    options = parser.parse_args()
+    is_large, report = options.inception_size, partial(measure, options.only)
     torch.set_num_threads(1)
     features, reference = large() if is_large else digits()
     real = reference.features
@@ -61,11 +64,11 @@ def main() -> None:
     report("precision_recall", lambda: PrecisionRecall().compute(features, reference))
     scores = FID().compute(features, reference)
     report(
-        "interval of fid and fid_debiased",
+        "interval of fid, fid_debiased",
         lambda: intervals([FID()], scores, features, reference, num_resamples=2, seed=0),
     )
     chosen = torch.randint(NUM, (NUM,), generator=torch.Generator().manual_seed(0))
-    report("  one resample of both instead", lambda: FID().compute(features[chosen], reference))
+    report("  one resample of fid, fid_debiased", lambda: FID().compute(features[chosen], reference))
     num = 2 if is_large else RESAMPLES
     for metric in (KID(),) if is_large else (KID(), InceptionScore()):
         scores = metric.compute(features, reference)
@@ -103,7 +106,9 @@ def theirs_fid(features: Tensor, statistics: Any) -> Any:
     return fid_statistics_to_metric(fid_features_to_statistics(features.double()), statistics, False)
 
 
-def report(name: str, function: Callable[[], Any]) -> None:
+def measure(only: str, name: str, function: Callable[[], Any]) -> None:
+    if only not in name:
+        return
     seconds = []
     for _ in range(3):
         start = time.process_time()

@@ -167,11 +167,12 @@ class Namespaces(Hosts):
         own.chmod(0o777)
         script = (
             f"{''.join(binds)}mount --rbind {own} /tmp && "
-            "mount -t tmpfs -o size=512m tmpfs /dev/shm && echo ready && while sleep 0.5; do :; done"
+            "mount -t tmpfs -o size=512m tmpfs /dev/shm && echo ready && read -r"
         )
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
         process = subprocess.Popen(
             ["ip", "netns", "exec", space, *command],
+            stdin=subprocess.PIPE,  # the machine is up as long as somebody holds this: it goes when the tests are killed
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
