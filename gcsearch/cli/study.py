@@ -178,7 +178,8 @@ def show_command(study: str | None, studies: str, *, as_json: bool) -> None:
 
 def export_command(study: str, trial: str | None, output: Path | None, studies: str, *, as_json: bool) -> None:
     """Export the winner or one trial."""
-    from gcsearch.export import export_trial, score_text
+    from gcsearch.export import export_trial
+    from gcsearch.export.wording import score_text
 
     outcome = open_results(study, fetched(studies, study, checkpoints=True))
     folder = output or Path("exports") / outcome.name

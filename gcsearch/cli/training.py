@@ -117,13 +117,14 @@ def sample_command(
     path: Path, num: int, steps: int, levels: str | None, seed: int | None, output: Path | None, *, as_json: bool
 ) -> None:
     """Draw samples to a grid, a folder of images, or a table of points."""
-    from gcsearch.export import load_model, steps_sampler
+    from gcsearch.export import load_model
     from gcsearch.metrics.grid import write_png
 
     model = load_model(path)
-    sampler = steps_sampler(model.experiment, steps, _levels(levels))
+    chosen_levels = _levels(levels)
     chosen_seed = model.experiment.evaluation.seed if seed is None else seed
-    samples = model.sample(num, seed=chosen_seed, sampler=sampler)
+    samples = model.sample(num, steps=steps, levels=chosen_levels, seed=chosen_seed)
+    evaluations = steps if chosen_levels is None else 1 + len(chosen_levels)
     is_image = samples.ndim == 4
     target = output or Path("samples.png" if is_image else "samples.csv")
     if not is_image:
@@ -140,10 +141,9 @@ def sample_command(
         for index in range(num):
             write_png(target / f"{index:06d}.png", samples[index : index + 1], columns=1, scale=1)
     if as_json:
-        print_json({"output": str(target), "num": num, "steps": sampler.num_evaluations, "seed": chosen_seed})
+        print_json({"output": str(target), "num": num, "steps": evaluations, "seed": chosen_seed})
     else:
-        count = sampler.num_evaluations
-        results.print(f"{num} samples, {count} network evaluation(s) each, seed {chosen_seed}: {target}")
+        results.print(f"{num} samples, {evaluations} network evaluation(s) each, seed {chosen_seed}: {target}")
 
 
 def _levels(text: str | None) -> tuple[float, ...] | None:

@@ -12,13 +12,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gcsearch import __version__
 from gcsearch.data.store import Metadata, write_images
 from gcsearch.errors import DataError
 from gcsearch.files import write_text
@@ -255,5 +255,5 @@ def _describe(name: str, source: Source, tally: Tally) -> Metadata:
         channel_mean=moments.mean,
         channel_std=moments.deviation,
         std=moments.std,
-        version=__version__,
+        version=version("gcsearch"),
     )

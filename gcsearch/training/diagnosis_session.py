@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import gcsearch
 from gcsearch.files import write_text
 from gcsearch.science.couplings import Generator
 from gcsearch.training.diagnosis import COUPLINGS, Diagnosis, Row, coupling_named
@@ -59,7 +59,7 @@ def arm_identity(diagnosis: Diagnosis, coupling: str, seed: int) -> dict[str, An
     weights, own = diagnosis.weights, experiment.coupling
     frozen = load_frozen(Path(own.checkpoint), experiment) if isinstance(own, Generator) and own.checkpoint else None
     return {
-        "gcsearch": gcsearch.__version__,
+        "gcsearch": version("gcsearch"),
         "fingerprint": experiment.fingerprint,
         "settings": dataclasses.asdict(diagnosis.settings),
         "weights_sha256": None if weights is None else weights_sha256(weights.network),

@@ -14,6 +14,7 @@ from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import ConfigError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, Event, LedgerWriter, StudyState, TrialRecord, read_events
+from gcsearch.provenance import provenance
 from gcsearch.training.trainer import Outcome, Result, Trainer
 
 TRIAL = "0000"
@@ -58,6 +59,7 @@ class TrainingRecord:
             keys=[],
             horizon_images=experiment.training.num_images,
             trials=1,
+            provenance=provenance(experiment=experiment.seed, evaluation=experiment.evaluation.seed),
         )
         write_text(self.directory / "config.yaml", dump_yaml(experiment.to_dict()))
         return self.start()

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-import platform
-import subprocess
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ from gcsearch.config.imports import packed_modules, search_paths
 from gcsearch.errors import StudyError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
+from gcsearch.provenance import environment, provenance
 from gcsearch.registry import spec
 from gcsearch.tuning.alike import check_nodes
 from gcsearch.tuning.cluster import check_address, ray_cluster
@@ -25,8 +22,6 @@ from gcsearch.tuning.driver import Driver, Observer
 from gcsearch.tuning.spec import StudySpec
 
 logger = logging.getLogger(__name__)
-
-VERSIONS = ("gcsearch", "torch", "ray", "optuna", "mlflow", "torch-fidelity", "lion-pytorch", "numpy")
 
 
 def run_study(
@@ -64,8 +59,8 @@ def run_study(
             for event in events:
                 observer.on_event(event)
         driver = Driver(study, directory, ledger, StudyState(events), observers)
-        _write_study_file(study, directory)
-        driver.write("study_started", study=study.name, study_id=_study_id(driver.state), **provenance(study))
+        _write_study_files(study, directory)
+        driver.write("study_started", study=study.name, study_id=_study_id(driver.state), **description(study))
         try:
             driver.settle()
             if driver.has_work():
@@ -122,10 +117,11 @@ def check_unchanged(study: StudySpec, directory: Path) -> None:
         )
 
 
-def _write_study_file(study: StudySpec, directory: Path) -> None:
-    """study.yaml: enough to run the study again; budget, search and resources follow the latest run."""
-    path = directory / "study.yaml"
-    write_text(path, dump_yaml(study.to_dict() | {"provenance": provenance(study)["provenance"]}))
+def _write_study_files(study: StudySpec, directory: Path) -> None:
+    """study.yaml and environment.txt: enough to run it again; budget, search and resources follow the latest run."""
+    content = study.to_dict() | {"provenance": description(study)["provenance"]}
+    write_text(directory / "study.yaml", dump_yaml(content))
+    write_text(directory / "environment.txt", "".join(f"{line}\n" for line in environment()))
 
 
 def _study_id(state: StudyState) -> str:
@@ -133,8 +129,8 @@ def _study_id(state: StudyState) -> str:
     return str(state.study.get("study_id") or uuid.uuid4().hex)
 
 
-def provenance(study: StudySpec) -> dict[str, Any]:
-    """Where numbers come from: versions, machine, state of the code, command."""
+def description(study: StudySpec) -> dict[str, Any]:
+    """What the ledger says of a study at its start, with where its numbers come from."""
     return {
         "objective": study.to_dict()["objective"] | {"key": study.objective.key},
         "keys": [entry.key for entry in study.space.entries],
@@ -146,37 +142,7 @@ def provenance(study: StudySpec) -> dict[str, Any]:
         "within": study.within,
         "gpus_per_worker": study.resources.gpus_per_worker,
         "cpus_per_worker": study.resources.cpus_per_worker,
-        "provenance": {
-            "versions": {name: _version(name) for name in VERSIONS},
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "git": _git_state(),
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "seeds": {
-                "experiment": study.experiment.seed,
-                "evaluation": study.experiment.evaluation.seed,
-                "search": study.search.seed,
-            },
-        },
+        "provenance": provenance(
+            experiment=study.experiment.seed, evaluation=study.experiment.evaluation.seed, search=study.search.seed
+        ),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except ModuleNotFoundError:
-        return "not installed"
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the code and whether it has uncommitted changes; None outside a repository."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "is_dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -122,7 +122,14 @@ def test_an_export_trains_to_the_same_score_and_samples_the_same_grid(folder: Pa
     assert gcsearch("export", "runs/tiny", "--output", "handed_over", cwd=folder).returncode == 0
     export = folder / "handed_over"
     names = {path.name for path in export.iterdir()}
-    assert names == {"best.yaml", "model.safetensors", "samples.png", "MODEL_CARD.md", "provenance.json"}
+    assert names == {
+        "best.yaml",
+        "config.json",
+        "model.safetensors",
+        "samples.png",
+        "MODEL_CARD.md",
+        "provenance.json",
+    }
 
     again = gcsearch("train", "handed_over/best.yaml", "--output", "again", "--json", cwd=folder)
     first = json.loads(gcsearch("show", "runs/tiny", "--json", cwd=folder).stdout)["trials"][0]["metrics"]

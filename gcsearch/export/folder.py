@@ -1,0 +1,155 @@
+"""The folder of an export: the best recipe, its weights, its samples, and where they come from."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors.torch import save_file
+
+from gcsearch.analysis.results import StudyResults
+from gcsearch.config import Experiment
+from gcsearch.config.documents import dump_yaml
+from gcsearch.errors import StudyError
+from gcsearch.export.card import model_card
+from gcsearch.export.model import RECIPE, WEIGHTS, load_model
+from gcsearch.export.wording import mean_text, replicates_of, score_text
+from gcsearch.files import replacing, write_text
+from gcsearch.ledger import TrialRecord
+from gcsearch.metrics.grid import write_png
+from gcsearch.metrics.identity import ScoreIdentity
+from gcsearch.training import load_checkpoint
+
+CONFIG: Final = "config.json"
+SAMPLES: Final = "samples.png"
+CARD: Final = "MODEL_CARD.md"
+PROVENANCE: Final = "provenance.json"
+
+GRID_SAMPLES: Final = 64
+
+
+def export_trial(results: StudyResults, output: Path, trial: str | None = None) -> TrialRecord:
+    """Write the best trial, or the one asked for, to the folder `output`.
+
+    Args:
+        results: The study.
+        output: Folder, created if missing; files of an earlier export are replaced.
+        trial: Number of the trial; None takes the winner.
+
+    Returns:
+        The trial's record.
+
+    Raises:
+        StudyError: There is no such trial, or none has completed.
+    """
+    record = _choose(results, trial)
+    use_best = results.state.study["objective"]["use"] == "best"
+    folder = results.directory / ("" if record.kind == "training" else f"trials/{record.trial}")
+    checkpoint = load_checkpoint(folder / "checkpoints" / ("best.pt" if use_best else "latest.pt"))
+    experiment = Experiment.from_dict(record.config, source=f"trial {record.trial}")
+
+    weights = {name: tensor.clone().contiguous() for name, tensor in checkpoint.average.items()}
+    num_parameters = sum(tensor.numel() for tensor in weights.values())
+    write_text(output / RECIPE, _recipe(results, record))
+    with replacing(output / WEIGHTS) as temporary:
+        save_file(weights, temporary, metadata={"config": json.dumps(record.config), "weights": "averaged (EMA)"})
+    model = load_model(output)
+    if len(experiment.data.event_shape) == 3:
+        evaluation = experiment.evaluation
+        write_png(output / SAMPLES, model.draw(GRID_SAMPLES, seed=evaluation.seed, sampler=evaluation.sampler))
+    else:
+        (output / SAMPLES).unlink(missing_ok=True)  # of an earlier export
+    write_text(output / CONFIG, json.dumps(_config(experiment, num_parameters), indent=2) + "\n")
+    write_text(output / PROVENANCE, json.dumps(_provenance(results, record), indent=2) + "\n")
+    write_text(output / CARD, model_card(results, record, experiment, num_parameters))
+    return record
+
+
+def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
+    if trial is None:
+        winner = results.winner()
+        if winner is None:
+            raise StudyError(
+                f"study '{results.name}': no trial has completed, so there is no winner. Run the study to its end, or "
+                "name a trial with --trial."
+            )
+        return winner
+    number, dash, seed = trial.partition("-")
+    record = results.state.trials.get(f"{number.zfill(4)}{dash}{seed}")
+    if record is None:
+        known = [record.trial for record in results.searched()]
+        finalists = ", ".join(record.trial for record in results.finalists())
+        raise StudyError(
+            f"study '{results.name}': has no trial {trial}. Trials: {known[0]} to {known[-1]}"
+            f"{f'; finalists: {finalists}' if finalists else ''}."
+        )
+    if not record.results:
+        raise StudyError(f"study '{results.name}': trial {record.trial} has no result yet, so it has no checkpoint.")
+    return record
+
+
+def _recipe(results: StudyResults, record: TrialRecord) -> str:
+    replicates = replicates_of(results, record)
+    lines = [
+        f"Trial {record.trial} of the study '{results.name}': {score_text(results, record)}, {record.images:,} images,",
+        "one training with one seed. The score was used to choose it among others, so it flatters.",
+        "Train it again with: gcsearch train best.yaml",
+    ]
+    if record.kind == "training":
+        lines[1] = "one training with one seed, so there is no interval over seeds."
+    elif record.kind == "finalist":
+        lines[1] = "one of its recipe's trainings on fresh seeds, of which not all have a score."
+    if replicates is not None:
+        lines[1] = f"one of its recipe's trainings, whose mean is {mean_text(replicates)}: expect that."
+    cpus = results.state.study.get("cpus_per_worker", 1)
+    if cpus != 1:
+        lines[-1] += f" --cpus-per-worker {cpus}"
+    return "".join(f"# {line}\n" for line in lines) + dump_yaml(record.config)
+
+
+def _config(experiment: Experiment, num_parameters: int) -> dict[str, Any]:
+    """The configuration for programs that read no YAML: what `best.yaml` says, and what follows from it."""
+    return {
+        "gcsearch": version("gcsearch"),
+        "weights": WEIGHTS,
+        "event_shape": list(experiment.data.event_shape),
+        "num_parameters": num_parameters,
+        "sigma_max": experiment.process.sigma_max,
+        "sigma_min": experiment.process.sigma_min,
+        "experiment": experiment.to_dict(),
+    }
+
+
+def _data(record: TrialRecord) -> dict[str, Any] | None:
+    """Name, start of the sha256 and number of the real examples; None if no score names them."""
+    for identity in record.results[-1].identities.values():
+        name, _, content = ScoreIdentity.parse(identity).reference.rpartition("@")
+        digest, _, count = content.partition(" x")
+        return {"name": name, "sha256_start": digest, "num_examples": int(count)}
+    return None
+
+
+def _provenance(results: StudyResults, record: TrialRecord) -> dict[str, Any]:
+    study = results.state.study
+    return {
+        "study": results.name,
+        "study_id": study.get("study_id"),
+        "trial": record.trial,
+        "kind": record.kind,
+        "candidate": record.candidate,
+        "finalists": None if results.selection is None else results.selection.to_dict(),
+        "state": record.state,
+        "fingerprint": record.fingerprint,
+        "recipe": record.recipe,
+        "images": record.images,
+        "params": record.params,
+        "data": _data(record),
+        "metrics": record.results[-1].metrics,
+        "identities": record.results[-1].identities,
+        "trained": {"from": record.started, "to": record.ended},
+        "exported": datetime.now(UTC).isoformat(timespec="seconds"),
+        **study.get("provenance", {}),
+    }
