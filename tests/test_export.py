@@ -192,3 +192,63 @@ def test_a_fresh_process_draws_the_same_images(export: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     here = gcsearch.load(export).sample(64, steps=2, seed=0)
     assert done.stdout.strip() == hashlib.sha256(here.numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_a_registered_export_draws_the_same_images_without_pickle(
+    run: Path, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def register(name: str, *more: str) -> dict[str, Any]:
+        folder = str(tmp_path / "again")
+        options = ["--output", folder, "--register", name, "--tracking", store, "--json", *more]
+        done = command("export", str(run), *options)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout)["registered"])
+
+    assert register("tiny digits@champion") == {"name": "tiny digits", "alias": "champion", "version": 1}
+    assert register("tiny digits@newest")["version"] == 1  # the same weights
+
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(store)
+    try:
+        client = mlflow.MlflowClient()
+        version = client.get_model_version_by_alias("tiny digits", "champion")
+        assert version.tags["gcsearch.trial"] == "0000"
+        assert version.description.startswith("Trial 0000 of the study 'tiny': FID (digits features)")
+        logged = client.get_logged_model(version.source.removeprefix("models:/"))
+        assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pkl", ".pickle")]
+        assert logged.status == "READY"
+        model = mlflow.pyfunc.load_model("models:/tiny digits@champion")
+        drawn = model.predict({"num": 4, "steps": 2, "seed": 0})
+        plain = model.predict({"num": 3})
+        with pytest.raises(mlflow.MlflowException):
+            model.predict({"num": "many"})
+    finally:
+        mlflow.set_tracking_uri(before)
+    expected = gcsearch.load(export)
+    assert drawn.tolist() == expected.sample(4, steps=2, seed=0).tolist()
+    assert plain.tolist() == expected.sample(3).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--register", ""], "the name must not be empty"),
+        (["--register", "a/b"], "the name must not be empty nor hold /"),
+        (["--register", "digits@"], "the alias must consist of"),
+        (["--register", "digits@v2"], "not be 'latest' or a version like v1, got 'v2'"),
+        (["--register", "digits", "--tracking", "folder"], "the URI must be a database or a server"),
+        (["--tracking", "sqlite:///mlflow.db"], "must come with --register"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_registering_gets_one_line(run: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    done = command("export", str(run), "--output", str(tmp_path / "export"), *options)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert message in line

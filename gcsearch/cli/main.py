@@ -130,16 +130,23 @@ def export(
         Optional[Path],  # noqa: UP045 - typer reads it
         typer.Option("--output", help="Folder to write. Default: exports/<study>."),
     ] = None,
+    register: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it
+        typer.Option("--register", metavar="NAME[@ALIAS]", help="Register it as a model in MLflow, too."),
+    ] = None,
+    tracking: Tracking = None,
     studies: Studies = "studies",
     json: Json = False,
 ) -> None:
     """Write the best recipe, its weights, samples, model card and provenance.
 
+    With `--register digits@champion`, any program gets it by `mlflow.pyfunc.load_model("models:/digits@champion")`.
+
     Example: `gcsearch export mu_schedule --output best_digits`
     """
     from gcsearch.cli.study import export_command
 
-    export_command(study, trial, output, studies, as_json=json)
+    export_command(study, trial, output, studies, register=register, tracking=tracking, as_json=json)
 
 
 @app.command()

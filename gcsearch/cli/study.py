@@ -26,7 +26,7 @@ from gcsearch.cli.tables import (
     verdict_text,
 )
 from gcsearch.config.documents import dump_yaml
-from gcsearch.errors import StudyError, TrackingError
+from gcsearch.errors import ConfigError, StudyError, TrackingError
 from gcsearch.ledger import LEDGER_NAME, read_events
 from gcsearch.storage import is_uri
 
@@ -176,21 +176,45 @@ def show_command(study: str | None, studies: str, *, as_json: bool) -> None:
     _print_failures(outcome)
 
 
-def export_command(study: str, trial: str | None, output: Path | None, studies: str, *, as_json: bool) -> None:
-    """Export the winner or one trial."""
+def export_command(
+    study: str,
+    trial: str | None,
+    output: Path | None,
+    studies: str,
+    *,
+    register: str | None,
+    tracking: str | None,
+    as_json: bool,
+) -> None:
+    """Export the winner or one trial; register it if asked to."""
     from gcsearch.export import export_trial
+    from gcsearch.export.registering import register_export
     from gcsearch.export.wording import score_text
+    from gcsearch.tracking.registering import ModelName
 
-    outcome = open_results(study, fetched(studies, study, checkpoints=True))
+    if tracking and register is None:
+        raise ConfigError("--tracking: must come with --register, which says as what to register. Leave it out.")
+    model = None if register is None else ModelName.parse(register)
+    studies_folder = fetched(studies, study, checkpoints=True)
+    outcome = open_results(study, studies_folder)
     folder = output or Path("exports") / outcome.name
     record = export_trial(outcome, folder, trial)
+    uri, version = store_uri(tracking, studies_folder), None
+    if model is not None:
+        with progress.status("Registering…") if progress.is_terminal else nullcontext():
+            version = register_export(outcome, record, folder, model, uri)
     if as_json:
         files = sorted(str(path) for path in folder.iterdir())
-        print_json({"study": outcome.name, "trial": record.trial, "directory": str(folder), "files": files})
+        content = {"study": outcome.name, "trial": record.trial, "directory": str(folder), "files": files}
+        registered = None if model is None else {"name": model.name, "alias": model.alias, "version": version}
+        print_json(content | {"registered": registered})
         return
     results.print(f"Trial {record.trial} of {outcome.name}, {score_text(outcome, record)}, is in {folder}/:")
     for path in sorted(folder.iterdir()):
         results.print(f"  {path.name}")
+    if model is not None:
+        place = f"models:/{model.name}@{model.alias}" if model.alias else f"models:/{model.name}/{version}"
+        results.print(f"Version {version} of the model '{model.name}' in {uri}: {place}", markup=False)
     progress.print("Next:", style="bold")
     progress.print(f"  gcsearch sample {folder} --num 64   # draw samples")
     progress.print(f"  gcsearch train {folder}/best.yaml   # train the recipe again")

@@ -55,7 +55,8 @@ def export_trial(results: StudyResults, output: Path, trial: str | None = None) 
     num_parameters = sum(tensor.numel() for tensor in weights.values())
     write_text(output / RECIPE, _recipe(results, record))
     with replacing(output / WEIGHTS) as temporary:
-        save_file(weights, temporary, metadata={"config": json.dumps(record.config), "weights": "averaged (EMA)"})
+        # One entry of metadata: of several the order in the file is random, and equal weights are to be equal files.
+        save_file(weights, temporary, metadata={"config": json.dumps(record.config)})
     model = load_model(output)
     if len(experiment.data.event_shape) == 3:
         evaluation = experiment.evaluation
@@ -114,7 +115,7 @@ def _config(experiment: Experiment, num_parameters: int) -> dict[str, Any]:
     """The configuration for programs that read no YAML: what `best.yaml` says, and what follows from it."""
     return {
         "gcsearch": version("gcsearch"),
-        "weights": WEIGHTS,
+        "weights": {"file": WEIGHTS, "kind": "averaged over training (EMA)"},
         "event_shape": list(experiment.data.event_shape),
         "num_parameters": num_parameters,
         "sigma_max": experiment.process.sigma_max,
@@ -126,9 +127,8 @@ def _config(experiment: Experiment, num_parameters: int) -> dict[str, Any]:
 def _data(record: TrialRecord) -> dict[str, Any] | None:
     """Name, start of the sha256 and number of the real examples; None if no score names them."""
     for identity in record.results[-1].identities.values():
-        name, _, content = ScoreIdentity.parse(identity).reference.rpartition("@")
-        digest, _, count = content.partition(" x")
-        return {"name": name, "sha256_start": digest, "num_examples": int(count)}
+        name, digest, count = ScoreIdentity.parse(identity).data
+        return {"name": name, "sha256_start": digest, "num_examples": count}
     return None
 
 

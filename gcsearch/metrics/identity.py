@@ -38,6 +38,13 @@ class ScoreIdentity:
         """Canonical form, ``metric=fid | extractor=... | ...``; `parse` reads it back."""
         return SEPARATOR.join(f"{field.name}={getattr(self, field.name)}" for field in dataclasses.fields(self))
 
+    @property
+    def data(self) -> tuple[str, str, int]:
+        """Of the real examples: name, start of the sha256 of their bytes, number."""
+        name, _, content = self.reference.rpartition("@")
+        digest, _, count = content.partition(" x")
+        return name, digest, int(count)
+
     @classmethod
     def parse(cls, text: str) -> ScoreIdentity:
         """Identity from its canonical form.

@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gcsearch.errors import TrackingError
 from gcsearch.ledger import Event, StudyState
@@ -21,6 +21,9 @@ from gcsearch.tracking.ui import experiment_links
 from gcsearch.tracking.view import RunUpdate, leaderboard, study_page, study_update, trial_update
 
 logger = logging.getLogger(__name__)
+
+STUDY_FILES: Final = ("study.yaml", "environment.txt")
+"""Files of the study's folder that its run carries."""
 
 Numbered = tuple[int, Event]
 """An event with its number among the events of its run, from 1."""
@@ -67,7 +70,7 @@ class MLflowTracker(Tracker):
         self._runs: dict[str, StoredRun] | None = None
         self._page: dict[str, Any] | None = None
         self._received = self._done = 0
-        self._is_down = False
+        self._is_down = self._has_failed = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
         self._thread.start()
@@ -117,10 +120,13 @@ class MLflowTracker(Tracker):
         while True:
             try:
                 if self._drain():
+                    if self._store is not None and self._has_failed:  # a run may be there twice by now
+                        self._runs = self._store.runs_of(self._study_id)
                     return
                 self._write_pending()
             except Exception as error:  # whatever happens to a copy, the study goes on
                 self._runs = None
+                self._has_failed = True
                 if not self._is_down:
                     self._is_down = True
                     logger.warning(
@@ -196,7 +202,8 @@ class MLflowTracker(Tracker):
         if not key:
             if update.end_time is not None:
                 store.write_table(runs[key], leaderboard(self._state), "leaderboard.json")
-            store.write_file(runs[key], self.directory / "study.yaml")
+            for name in STUDY_FILES:
+                store.write_file(runs[key], self.directory / name)
         if update == RunUpdate():  # a checkpoint, for example; the next write says that it is behind us
             runs[key].position = fresh[-1][0]
         else:

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import re
+import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,11 +22,17 @@ from gcsearch.tracking.view import RunUpdate
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
 POSITION_TAG: Final = "gcsearch.events"
 """Tag of a run: how many of its events in the ledger it holds. A later writer goes on behind them."""
+
+IMAGES_TAG: Final = "mlflow.loggedImages"
+"""Tag of a run that has images over time; MLflow's pages look for it."""
+
+SMALL_PIXELS: Final = 256
 
 SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 
@@ -36,6 +44,7 @@ SETTINGS: Final = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # we retry; MLflow would also repeat a create_run that the server did
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
@@ -90,11 +99,13 @@ class StoredRun:
         run_id: MLflow's name of it.
         position: How many of its events it holds.
         image_steps: Steps of its sample grids; None if they were not listed yet.
+        has_data: Whether it names the data.
     """
 
     run_id: str
     position: int = 0
     image_steps: set[int] | None = None
+    has_data: bool = False
 
 
 class Store:
@@ -136,13 +147,26 @@ class Store:
                 return
 
     def runs_of(self, study_id: str) -> dict[str, StoredRun]:
-        """Runs of one study by trial; the study's own run is under ``""``."""
-        found = {}
+        """Runs of one study by trial; the study's own run is under ``""``.
+
+        A trial gets two runs if a slow server created the first one after we had stopped waiting for it. The one that
+        holds less is deleted.
+        """
+        found: dict[str, StoredRun] = {}
         for run in self.runs():
             tags = run.data.tags
-            if tags.get("gcsearch.study_id") == study_id:
-                position = int(tags.get(POSITION_TAG, 0))
-                found[tags.get("gcsearch.trial", "")] = StoredRun(run_id=run.info.run_id, position=position)
+            if tags.get("gcsearch.study_id") != study_id:
+                continue
+            stored = StoredRun(
+                run_id=run.info.run_id,
+                position=int(tags.get(POSITION_TAG, 0)),
+                has_data=bool(run.inputs and run.inputs.dataset_inputs),
+            )
+            key = tags.get("gcsearch.trial", "")
+            other = found.setdefault(key, stored)
+            if other is not stored:
+                less, found[key] = sorted((other, stored), key=lambda one: (one.position, one.run_id))
+                self.client.delete_run(less.run_id)
         return found
 
     def create_run(self, update: RunUpdate, tags: dict[str, str]) -> StoredRun:
@@ -156,9 +180,15 @@ class Store:
         """Write an update; its last request also says that the run now holds `position` events."""
         from mlflow.entities import Metric, Param, RunTag
 
+        for name, text in update.texts.items():
+            self.client.log_text(run.run_id, text, name)
         for step, time, path in update.images:
             self._write_image(run, step, time, path)
+        if update.data is not None:
+            self._write_data(run, *update.data)
         tags = _cut(update.tags | {POSITION_TAG: str(position)})
+        if update.images:
+            tags[IMAGES_TAG] = "True"
         if update.status == "RUNNING":
             self.client.update_run(run.run_id, status="RUNNING")
         elif update.status is not None:
@@ -171,9 +201,30 @@ class Store:
         )
         run.position = position
 
+    def _write_data(self, run: StoredRun, name: str, digest: str, count: int) -> None:
+        """Name the data as an input of the run, once."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if run.has_data:
+            return
+        dataset = Dataset(
+            name=name,
+            digest=digest,
+            source_type="gcsearch",
+            source=json.dumps({"data": name}),
+            profile=json.dumps({"num_rows": count}),
+        )
+        tags = [InputTag("mlflow.data.context", "training")]
+        self.client.log_inputs(run.run_id, [DatasetInput(dataset, tags)])
+        run.has_data = True
+
     def _write_image(self, run: StoredRun, step: int, time: int, path: str) -> None:
-        """Log a sample grid, unless the run has one of this step: a resumed trial draws the same one again."""
-        from PIL import Image
+        """Log a sample grid, unless the run has one of this step: a resumed trial draws the same one again.
+
+        The files are those of MLflow's `log_image`, except that their names follow from run, step and time. So if the
+        server dies between the two, writing them again replaces the first.
+        """
+        import PIL.Image
 
         if run.image_steps is None:
             files = (file.path for file in self.client.list_artifacts(run.run_id, "images"))
@@ -183,12 +234,17 @@ class Store:
             return
         file = self.directory / path
         try:
-            with Image.open(file) as image:
+            with PIL.Image.open(file) as image:
                 picture = image.convert("RGB")
         except OSError as error:
             logger.warning("%s: the sample grid cannot be read (%s); MLflow goes without it.", file, error)
         else:
-            self.client.log_image(run.run_id, picture, key="samples", step=step, timestamp=time)
+            name = f"samples+step+{step}+timestamp+{time}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{run.run_id} {step}')}"
+            with tempfile.TemporaryDirectory() as folder:
+                # One at a time: the small one, which says that the grid is there, comes last.
+                for suffix, shown in ((".png", picture), ("+compressed.webp", _small(picture))):
+                    shown.save(Path(folder) / f"{name}{suffix}")
+                    self.client.log_artifact(run.run_id, str(Path(folder) / f"{name}{suffix}"), "images")
         run.image_steps.add(step)
 
     def write_table(self, run: StoredRun, table: dict[str, list[Any]], name: str) -> None:
@@ -204,6 +260,13 @@ class Store:
         """Copy a file to the run, in place of an older one."""
         if path.exists():
             self.client.log_artifact(run.run_id, str(path))
+
+
+def _small(picture: Image) -> Image:
+    """A copy of at most 256 x 256 pixels, which MLflow's pages show first."""
+    scale = SMALL_PIXELS / max(picture.size)
+    width, height = (max(1, int(scale * size)) for size in picture.size)
+    return picture.resize((width, height))
 
 
 def _cut(tags: dict[str, str]) -> dict[str, str]:

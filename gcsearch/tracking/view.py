@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
+from gcsearch.config.documents import dump_yaml
 from gcsearch.ledger import Event, StudyState, TrialRecord
+from gcsearch.metrics.identity import ScoreIdentity
 from gcsearch.selection import select
 from gcsearch.tracking.names import STUDY_COLOR, color, config_params, legal_key, number, run_name, varied_params
 from gcsearch.tracking.page import page
@@ -23,6 +26,12 @@ STATUS: Final = {
 }
 """Status of a run by the state of its trial. A trial that was stopped early is not a failure."""
 
+CONFIG_NAME: Final = "config.yaml"
+"""Artifact of a trial's run: its complete recipe, an experiment file that `gcsearch train` takes."""
+
+PROVENANCE_NAME: Final = "provenance.json"
+"""Artifact of the study's run: versions, machine, state of the code, seeds and command of its latest run."""
+
 STUDY_STATES: Final = {"study_started": "running", "study_ended": "completed", "study_interrupted": "interrupted"}
 
 
@@ -33,6 +42,8 @@ class RunUpdate:
     Attributes:
         metrics: (key, value, timestamp, step); times are milliseconds since 1970.
         images: Sample grids as (step, timestamp, path below the study's folder).
+        texts: Artifacts by name.
+        data: Name, digest and number of the examples that were trained on.
     """
 
     name: str | None = None
@@ -40,6 +51,8 @@ class RunUpdate:
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = dataclasses.field(default_factory=list)
     images: list[tuple[int, int, str]] = dataclasses.field(default_factory=list)
+    texts: dict[str, str] = dataclasses.field(default_factory=dict)
+    data: tuple[str, str, int] | None = None
     status: str | None = None
     start_time: int | None = None
     end_time: int | None = None
@@ -80,6 +93,8 @@ def trial_update(events: Iterable[Event], study: Event) -> RunUpdate:
                 for key, value in event["metrics"].items()
                 if math.isfinite(value)
             ]
+            for identity in event.get("identities", {}).values():
+                update.data = ScoreIdentity.parse(identity).data
         elif event["event"] == "samples":
             update.images.append((kimg(event["images"]), time, event["path"]))
         elif event["event"] == "trial_ended":
@@ -94,6 +109,7 @@ def _start(update: RunUpdate, event: Event, study: Event) -> None:
     update.name = run_name(event["trial"], kind, params, seed)
     update.start_time = update.start_time or milliseconds(event)
     update.params = varied_params(params, study.get("keys", ())) | config_params(event.get("config", {}))
+    update.texts[CONFIG_NAME] = dump_yaml(event.get("config", {}))
     update.tags |= {
         "gcsearch.kind": kind,
         "gcsearch.trial": event["trial"],
@@ -121,6 +137,8 @@ def study_update(events: Iterable[Event], state: StudyState) -> RunUpdate:
         if event["event"] in STUDY_STATES:
             update.start_time = update.start_time or time
             update.set_state(STUDY_STATES[event["event"]], time)
+        if "provenance" in event:
+            update.texts[PROVENANCE_NAME] = json.dumps(event["provenance"], indent=2) + "\n"
     if update.end_time is not None:
         _add_winner(update, state)
     return update

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 
 from gcsearch.ledger import Event
 from gcsearch.tracking import MLflowTracker
@@ -17,6 +18,11 @@ from gcsearch.tracking.store import Store
 from gcsearch.tracking.view import STATUS, milliseconds, trial_update
 
 STUDY_ID = "0123456789abcdef"
+PROVENANCE = {"command": "gcsearch run mu.yaml", "seeds": {"search": 0}}
+IDENTITY = (
+    "metric=fid | extractor=digits@030a71db | reference=digits@b41ca9fd3354 x1797 | num_samples=64 | "
+    "sampler=one_step | quantisation=clip_round_uint8"
+)
 PARAMS = {"coupling.mu": 0.314159265, "timesteps": "exponential", "optimizer": "lion", "optimizer.lr": 1.25e-5}
 CONFIG = {
     "seed": 0,
@@ -33,7 +39,7 @@ def started(second: float = 0.0, **fields: Any) -> Event:
     objective = {"metric": "fid", "goal": "minimize", "use": "last", "key": "eval/fid"}
     keys = ["coupling.mu", "timesteps", "optimizer"]
     fields |= {"objective": objective, "keys": keys, "horizon_images": 4000}
-    return event("study_started", second, study="mu", study_id=STUDY_ID, **fields)
+    return event("study_started", second, study="mu", study_id=STUDY_ID, provenance=PROVENANCE, **fields)
 
 
 def trial_started(trial: str, second: float, **fields: Any) -> Event:
@@ -43,7 +49,7 @@ def trial_started(trial: str, second: float, **fields: Any) -> Event:
 
 def result(trial: str, second: float, images: int, fid: float, **more: float) -> Event:
     metrics = {"eval/fid": fid, "train/loss": 0.5, **more}
-    return event("result", second, trial=trial, images=images, metrics=metrics, identities={})
+    return event("result", second, trial=trial, images=images, metrics=metrics, identities={"eval/fid": IDENTITY})
 
 
 def ended(trial: str, second: float, state: str, reason: str | None = None) -> Event:
@@ -72,6 +78,7 @@ def folder(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (16, 16), color=images % 255).save(path)
     (directory / "study.yaml").write_text("name: mu\n")
+    (directory / "environment.txt").write_text("torch==2.15.0\n")
     return directory
 
 
@@ -131,6 +138,10 @@ def history(uri: str, run_id: str, key: str) -> list[tuple[float, int, int]]:
     return [(row.value, row.step, row.timestamp) for row in rows]
 
 
+def artifact(uri: str, run_id: str, name: str) -> str:
+    return Path(Store(uri, "mu", Path()).client.download_artifacts(run_id, name)).read_text()
+
+
 def image_files(uri: str, run_id: str) -> list[str]:
     return [file.path for file in Store(uri, "mu", Path()).client.list_artifacts(run_id, "images")]
 
@@ -180,6 +191,17 @@ def test_a_trial_carries_short_params_first_then_its_configuration(uri, folder, 
     assert run.data.tags["mlflow.runColor"] == PALETTE[0]
 
 
+def test_a_trial_carries_its_experiment_file_and_names_its_data(uri, folder, ledger, read) -> None:
+    write(uri, folder, ledger)
+    run = read()["0000"]
+    assert YAML(typ="safe").load(artifact(uri, run.info.run_id, "config.yaml")) == CONFIG
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("digits", "b41ca9fd3354")
+    assert json.loads(data.dataset.profile) == {"num_rows": 1797}
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
+    assert read()["0002"].inputs.dataset_inputs == []  # it has no result that would say
+
+
 def test_metrics_have_kimg_steps_event_times_and_no_infinity(uri, folder, ledger, read) -> None:
     write(uri, folder, ledger)
     run = read()["0000"]
@@ -206,7 +228,9 @@ def test_the_study_run_carries_leaderboard_and_winner(uri, folder, ledger, read)
     write(uri, folder, ledger)
     run = read()[""]
     client = Store(uri, "mu", folder).client
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"leaderboard.json", "study.yaml"}
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files == {"leaderboard.json", "study.yaml", "environment.txt", "provenance.json"}
+    assert json.loads(artifact(uri, run.info.run_id, "provenance.json")) == PROVENANCE
     assert run.data.tags["gcsearch.kind"] == "study"
     assert run.data.tags["gcsearch.winner"] == "0000"
     assert run.data.tags["gcsearch.winner.mu"] == "0.3142"
@@ -298,6 +322,53 @@ def test_events_wait_while_the_store_fails(uri, folder, ledger, read, monkeypatc
     assert len(read()) == 7
     assert caplog.text.count("cannot be written to") == 1
     assert len(history(uri, read()["0000"].info.run_id, "eval/fid")) == 2
+
+
+def test_a_grid_that_was_half_written_is_not_there_twice(uri, folder, ledger, read, monkeypatch) -> None:
+    from mlflow import MlflowClient
+
+    original, calls = MlflowClient.log_artifact, []
+
+    def log_or_fail(self: MlflowClient, run_id: str, path: str, artifact_path: str | None = None) -> None:
+        calls.append(path)
+        if path.endswith("compressed.webp") and len(calls) == 2:
+            raise ConnectionError("the server was killed")
+        original(self, run_id, path, artifact_path)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", log_or_fail)
+    tracker = MLflowTracker(uri, folder, "mu", first_retry_s=0.01)
+    for one in ledger:
+        tracker.on_event(one)
+    deadline = time.monotonic() + 20
+    while tracker.num_unwritten:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert tracker.close(30) == 0
+    run = read()["0000"]
+    assert len(image_files(uri, run.info.run_id)) == 4
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_a_run_that_a_slow_server_made_twice_is_deleted(uri, folder, ledger, read, monkeypatch) -> None:
+    original, failures = Store.create_run, []
+
+    def create_and_lose_the_answer(self: Store, *arguments: Any) -> Any:
+        if failures:
+            return original(self, *arguments)
+        failures.append(arguments)
+        raise TimeoutError("no answer after 10 s")
+
+    monkeypatch.setattr(Store, "create_run", create_and_lose_the_answer)
+    tracker = MLflowTracker(uri, folder, "mu", first_retry_s=0.01)
+    for one in ledger:
+        tracker.on_event(one)
+    deadline = time.monotonic() + 20
+    while tracker.num_unwritten:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    original(Store(uri, "mu", folder), *failures[0])  # the server has got round to it
+    assert tracker.close(30) == 0
+    assert {trial: run.data.tags["gcsearch.events"] for trial, run in read().items()}["0000"] == "7"
 
 
 def test_an_unreachable_server_costs_nothing(folder, ledger, caplog) -> None:
