@@ -107,7 +107,9 @@ def _varied(record: TrialRecord) -> str:
 def _data(results: StudyResults, record: TrialRecord, experiment: Experiment) -> str:
     identity = record.results[-1].identities.get(results.metric)
     known = (
-        "" if identity is None else f", content `{ScoreIdentity.parse(identity).reference}` (name, sha256, examples)"
+        ""
+        if identity is None
+        else f", content `{ScoreIdentity.parse(identity).reference}` (name, start of the sha256, number of examples)"
     )
     return f"`{experiment.data.name}`{known}. No other data took part."
 
