@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,24 @@ def test_frames_keep_types_and_leave_out_what_a_trial_does_not_have(run: Path, t
     assert trials["rank"].isna().all()
     with pytest.raises(StudyError, match="no such study"):
         gcsearch.open_study(tmp_path / "nothing")
+
+
+def test_the_example_of_the_documentation_runs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "mlflow.md").read_text()
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "open_study" in block)
+    monkeypatch.chdir(tmp_path)
+    started = {key: value for key, value in read_events(run / LEDGER_NAME)[0].items() if key != "time"}
+    with LedgerWriter(tmp_path / "studies" / "mu_schedule" / LEDGER_NAME) as ledger:
+        ledger.append(**started)
+        for trial, score in (("0000", 3.25), ("0001", 2.125)):
+            ledger.append("trial_started", trial=trial, kind="trial", params={"coupling.mu": 0.5}, seed=0)
+            ledger.append("result", trial=trial, images=1000, metrics={"eval/fid": score})
+            ledger.append("trial_ended", trial=trial, state="completed")
+    exec(compile(example, "docs/mlflow.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.index("2.125") < printed.index("3.25")
 
 
 def test_importing_the_package_is_cheap() -> None:

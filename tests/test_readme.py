@@ -20,6 +20,7 @@ PAGES = [
     "docs/evaluation.md",
     "docs/experiments.md",
     "docs/import.md",
+    "docs/mlflow.md",
     "docs/own_components.md",
     "docs/studies.md",
     "CONTRIBUTING.md",
