@@ -19,7 +19,10 @@ __all__ = ["__version__", "load", "open_study"]
 
 
 def load(path: str | Path, *, device: str = "cpu") -> LoadedModel:
-    """A trained model, from the folder of an export or from a checkpoint file. Runs no code from either.
+    """A trained model, from the folder of an export or from a checkpoint file.
+
+    Weights are read without running code. A recipe that lists modules under `imports` has them imported, from beside it
+    too: read the first lines of a stranger's ``best.yaml``.
 
     Args:
         path: Folder or ``.pt`` file.

@@ -58,7 +58,7 @@ The complete recipe is `best.yaml`; `gcsearch train best.yaml` trains it again, 
 ## Use
 
 - `gcsearch sample . --num 64` draws {drawn}; `--steps 2` spends two network evaluations on each
-  sample. In Python: `gcsearch.load(".").sample(64, steps=2, seed=0)`.
+  sample. In Python: `gcsearch.load(".").sample(64, steps=2, seed=0)`.{_modules(experiment)}
 - `gcsearch evaluate . --metrics fid,kid` scores it again, with intervals over the draws.
 - Weights: `model.safetensors`, averaged over training (EMA). `config.json` holds the configuration for other programs.
 
@@ -112,6 +112,13 @@ def _data(results: StudyResults, record: TrialRecord, experiment: Experiment) ->
         else f", content `{ScoreIdentity.parse(identity).reference}` (name, start of the sha256, number of examples)"
     )
     return f"`{experiment.data.name}`{known}. No other data took part."
+
+
+def _modules(experiment: Experiment) -> str:
+    if not experiment.imports:
+        return ""
+    names = ", ".join(f"`{name}`" for name in experiment.imports)
+    return f"\n- The recipe has components of its own: put {names} beside `best.yaml`, or install them."
 
 
 def _data_terms(experiment: Experiment) -> str:

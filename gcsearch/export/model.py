@@ -80,7 +80,9 @@ class LoadedModel:
 
 
 def load_model(path: Path, *, device: str = "cpu") -> LoadedModel:
-    """Model from the folder of an export or from a checkpoint file. Runs no code from either.
+    """Model from the folder of an export or from a checkpoint file.
+
+    Runs no code from either, except the modules that the recipe itself lists under `imports`.
 
     Raises:
         CheckpointError: There is no model, or it is damaged.

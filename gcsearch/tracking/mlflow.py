@@ -10,6 +10,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 STUDY_FILES: Final = ("study.yaml", "environment.txt")
 """Files of the study's folder that its run carries."""
+
+LAST_TRIES: Final = 4
+"""Failures in a row, with nothing written in between, after which a closed tracker gives up."""
 
 Numbered = tuple[int, Event]
 """An event with its number among the events of its run, from 1."""
@@ -116,7 +120,7 @@ class MLflowTracker(Tracker):
 
     def _work(self) -> None:
         """The thread: take events, write them, wait and try again if the store fails."""
-        pause = self._retry_s[0]
+        pause, num_last_tries, done = self._retry_s[0], 0, 0
         while True:
             try:
                 if self._drain():
@@ -134,9 +138,14 @@ class MLflowTracker(Tracker):
                         self.uri, _first_line(error),
                     )  # fmt: skip
                 if self._closing.is_set():
-                    return
-                self._closing.wait(pause)
-                pause = min(2 * pause, self._retry_s[1])
+                    # A server that hiccups gets the rest; one that is away holds nobody up.
+                    num_last_tries = num_last_tries + 1 if self._done == done else 1
+                    if num_last_tries == LAST_TRIES:
+                        return
+                    time.sleep(self._retry_s[0])
+                else:
+                    self._closing.wait(pause)
+                pause, done = min(2 * pause, self._retry_s[1]), self._done
             else:
                 pause = self._retry_s[0]
                 if self._is_down:

@@ -371,6 +371,24 @@ def test_a_run_that_a_slow_server_made_twice_is_deleted(uri, folder, ledger, rea
     assert {trial: run.data.tags["gcsearch.events"] for trial, run in read().items()}["0000"] == "7"
 
 
+def test_a_hiccup_while_the_rest_is_written_loses_nothing(uri, folder, ledger, read, monkeypatch) -> None:
+    original, calls = Store.write, []
+
+    def write_or_fail(self: Store, *arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) % 2 == 1:
+            raise ConnectionError("status 500")
+        original(self, *arguments)
+
+    monkeypatch.setattr(Store, "write", write_or_fail)
+    tracker = MLflowTracker(uri, folder, "mu", first_retry_s=0.01)
+    for one in ledger:
+        tracker.on_event(one)
+    assert tracker.close(60) == 0
+    assert len(calls) == 14
+    assert len(read()) == 7
+
+
 def test_an_unreachable_server_costs_nothing(folder, ledger, caplog) -> None:
     Store.__init__.__globals__["import_client"]()  # the import of MLflow is not what is measured
     begin = time.monotonic()
