@@ -231,6 +231,12 @@ def test_a_trial_that_says_nothing_for_too_long_is_killed_and_starts_again(hooks
     assert (record.state, record.reason) == ("failed", "its process died, or could not be started")
 
 
+def test_how_long_a_trial_may_be_silent_is_a_setting(load):
+    assert load(resources={"hang_minutes": 0.5}).resources.hang_minutes == 0.5
+    with pytest.raises(ConfigError, match=r"hang_minutes must be > 0, got 0"):
+        load(resources={"hang_minutes": 0})
+
+
 def test_a_reason_says_what_to_do_about_memory():
     advice = "Lower training.batch_size, or let fewer trials share a machine (resources.concurrent)"
     ended = RayActorError(error_msg="The actor died. Worker exit type: NODE_OUT_OF_MEMORY Worker exit detail: Task was")
