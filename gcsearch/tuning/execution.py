@@ -89,7 +89,7 @@ class Execution:
 
     def config(self, record: TrialRecord) -> dict[str, Any]:
         """What a trial's process is told."""
-        self.hear(record.trial)
+        self.expect(record.trial)
         depot = self.depot
         return {
             "trial": record.trial,
@@ -107,10 +107,14 @@ class Execution:
             "files": b"" if depot is None else depot.manifest(Experiment.from_dict(record.config)),
         }
 
-    def hear(self, trial: str) -> None:
-        """A trial was handed out, or has said something."""
-        self._heard[trial] = time.monotonic()
+    def expect(self, trial: str) -> None:
+        """A trial was handed out: its processes have the time that a place may take, to say their first word."""
+        self._heard[trial] = time.monotonic() + PLACE_TIMEOUT_S
         self._ended.discard(trial)
+
+    def hear(self, trial: str) -> None:
+        """A trial has said something."""
+        self._heard[trial] = time.monotonic()
 
     def end_if_hung(self, trial: Any) -> None:
         """End the process of a trial, as Tune knows it, that has been silent for too long. Tune then reports its loss.
@@ -205,7 +209,7 @@ class LedgerScheduler(FIFOScheduler):
             if trial.status == "RUNNING":
                 self.execution.end_if_hung(trial)
             else:
-                self.execution.hear(trial.config["trial"])  # one that waits for its place does not hang
+                self.execution.expect(trial.config["trial"])  # one that waits for its place does not hang
         statuses = [trial.status for trial in unfinished]
         if not statuses or any(status != "PENDING" for status in statuses):
             self._waiting_since = None

@@ -119,7 +119,7 @@ class Resources:
         max_failures: How often a trial whose process died is started again from its last checkpoint. An error of the
             training itself is not tried again.
         hang_minutes: Longest time in which a trial takes no step and reports nothing; one that is silent for longer
-            counts as one whose process died. An evaluation must fit into it.
+            counts as one whose process died. An evaluation must fit into it; a start has five minutes more.
     """
 
     workers: int = 1

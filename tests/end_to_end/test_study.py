@@ -303,7 +303,7 @@ def test_a_trial_that_raises_is_recorded_and_the_others_go_on(studies):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 def test_a_trial_whose_process_dies_or_hangs_goes_on_and_so_do_the_others(studies, whole, how):
-    # Where a start takes longer than these 12 s it counts as hung, too: hence more failures than one.
+    # On a busy machine, more may take these 12 s: hence more failures than one.
     settings = "max_failures: 5, hang_minutes: 0.2" if how == signal.SIGSTOP else "max_failures: 1"
     folder = studies.folder("a", old="concurrent:", new=f"{settings}, concurrent:")
     process = studies.start(folder)
