@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from gcsearch.errors import StudyError, is_disk_full
+from gcsearch.errors import StudyError, disk_full, is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +110,7 @@ class LedgerWriter:
         except OSError as error:
             os.ftruncate(self._file.fileno(), size)
             if is_disk_full(error):
-                raise StudyError(
-                    f"{self.path}: the disk is full. Nothing that was recorded is lost: free some space and run the "
-                    "same command again."
-                ) from None
+                raise StudyError(disk_full(self.path)) from None
             raise
         return record
 

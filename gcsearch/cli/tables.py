@@ -54,9 +54,14 @@ def parameters_text(params: dict[str, Any], keys: Sequence[str]) -> str:
     return ", ".join(value if value[0].isalpha() else f"{name} {value}" for name, value in pairs)
 
 
-def state_text(state: str) -> Text:
-    """A state in its colour."""
-    return Text(state, style=STATE_STYLES.get(state, ""))
+def state_name(record: TrialRecord) -> str:
+    """State of a trial for readers: one that waits for the stopping rule is paused."""
+    return "paused" if record.is_paused else record.state
+
+
+def state_text(record: TrialRecord) -> Text:
+    """State of a trial in its colour."""
+    return Text(state_name(record), style=STATE_STYLES.get(record.state, ""))
 
 
 def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -> Table:
@@ -89,7 +94,7 @@ def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -
             row.record.trial,
             "-" if row.value is None else f"{row.value:.3f}",
             images_text(row.record.images),
-            state_text(row.record.state),
+            state_text(row.record),
             *values,
             style="bold" if row.rank == 1 else None,
         )
@@ -169,7 +174,7 @@ def costs(outcome: StudyResults) -> Table:
         last = [record.results[-1].metrics for record in records if record.results]
         images = sum(record.images for record in records)
         full = len(records) * int(outcome.state.study["horizon_images"])
-        states = Counter(record.state for record in records)
+        states = Counter(map(state_name, records))
         table.add_row(
             name,
             ", ".join(f"{count} {state}" for state, count in states.items()),

@@ -19,7 +19,7 @@ from gcsearch.selection import select
 from gcsearch.tuning import finalists
 from gcsearch.tuning.engine import Launch
 from gcsearch.tuning.spec import StudySpec
-from gcsearch.tuning.stopping import Decision
+from gcsearch.tuning.stopping import Decision, not_promoted
 
 SPENT = "the study's hours are spent; a larger budget resumes it"
 
@@ -229,7 +229,7 @@ class Driver:
     def finish(self) -> None:
         """Record the end of the study and its winner; what still waits for promotion then is stopped."""
         for record in self.engine.paused(self.state):
-            self.end(record.trial, "stopped", record.reason)
+            self.end(record.trial, "stopped", not_promoted(record.reason))
         selection = select(self.state)
         self.write("study_ended", finalists=None if selection is None else selection.to_dict())
 

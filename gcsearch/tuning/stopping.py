@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 from gcsearch.registry import Component, Registry
 
@@ -35,6 +35,12 @@ class Decision:
 
 
 GO_ON = Decision()
+WAITS: Final = "waits for promotion"
+
+
+def not_promoted(reason: str | None) -> str:
+    """Why a trial has ended that waited to the end of its study, from why it waited."""
+    return (reason or WAITS).replace(WAITS, "was not promoted")
 
 
 class Stopping(Component, ABC):
@@ -176,7 +182,7 @@ class ASHA(RungRule):
             return GO_ON
         better, count = _rank(trial, score, table.get(images, {}))
         if self.variant == "promotion":
-            return Decision(pause=True, reason=f"{_place(better, count, images)}, waits for promotion")
+            return Decision(pause=True, reason=f"{_place(better, count, images)}, {WAITS}")
         kept = max(1, count // self.factor)
         above = table.get(min(images * self.factor, horizon_images), {})
         went_on = sum(other != trial for other in above)  # those on their way there are not seen, and few

@@ -74,8 +74,8 @@ def run_study(
 
                     paths = search_paths(study.base)
                     modules = packed_modules(paths) if study.experiment.imports else b""
-                    code = None if address is None else check_nodes(directory)
-                    run_trials(driver, study.resources, paths, nodes, modules, code)
+                    code, root = (None, None) if address is None else (check_nodes(), directory)
+                    run_trials(driver, study.resources, paths, nodes, modules, code, root)
         except BaseException:
             driver.interrupt()
             driver.write("study_interrupted")

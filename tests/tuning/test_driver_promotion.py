@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -22,11 +23,12 @@ def test_every_trial_pauses_at_every_rung_and_has_an_end_when_the_study_has(run,
     assert {"completed", "stopped"} <= {record.state for record in state.trials.values()} <= {*ENDED}
     assert check_ledger(tmp_path) == set(state.trials)
     events = read_events(tmp_path / LEDGER_NAME)
+    assert all(event["reason"].endswith(", waits for promotion") for event in events if event.get("paused"))
     paused = [event["images"] for event in events if event.get("paused")]
     reached = [event["images"] for event in events if event["event"] == "result" and event["images"] in (800, 1600)]
     assert paused == reached
     for record in state.of_state("stopped"):
-        assert "waits for promotion" in record.reason
+        assert re.fullmatch(rf"rank \d of \d at {record.images} images, was not promoted", record.reason)
         assert record.images in (800, 1600)
 
 
