@@ -1,6 +1,6 @@
 """What a few seeds can tell: intervals, power, paired comparisons, verdicts."""
 
-from gcsearch.statistics.paired import Comparison, Margin, Paired, compare, paired
+from gcsearch.statistics.paired import Comparison, Margin, Paired, bootstrap_interval, compare, paired
 from gcsearch.statistics.replicates import (
     CONFIDENCE,
     RETRAINING_NOISE,
@@ -23,6 +23,7 @@ __all__ = [
     "Margin",
     "Paired",
     "Verdict",
+    "bootstrap_interval",
     "compare",
     "judge",
     "paired",

@@ -73,7 +73,6 @@ class Comparison:
     Attributes:
         gap: Mean difference with Student's interval of 95 %.
         share: The same over the reference's mean; None if that is not positive.
-        bootstrap: BCa interval of 95 % of the mean difference; None with too few pairs, or if they are all equal.
         p_different: Two-sided paired t test; 1 with fewer than two pairs.
         p_equivalent: The larger p value of two one-sided tests that the difference is inside the margin.
         correlation: Of the two scores of a seed; None where it is not defined.
@@ -82,7 +81,6 @@ class Comparison:
 
     gap: Interval
     share: Interval | None
-    bootstrap: tuple[float, float] | None
     p_different: float
     p_equivalent: float
     correlation: float | None
@@ -102,7 +100,6 @@ def compare(pairs: Paired, margin: Margin) -> Comparison:
     return Comparison(
         gap=gap,
         share=_scaled(gap, center) if center > 0 else None,
-        bootstrap=_bootstrap(gaps),
         p_different=_p_value(gaps, "two-sided"),
         p_equivalent=max(_p_value(gaps - edge, "less"), _p_value(gaps + edge, "greater")),
         correlation=correlation,
@@ -142,7 +139,9 @@ def _pairing(gaps: Array, references: Array) -> tuple[float | None, float | None
     return float(np.corrcoef(others, references)[0, 1]), float(len(gaps) * (ratio - 1))
 
 
-def _bootstrap(gaps: Array) -> tuple[float, float] | None:
+def bootstrap_interval(pairs: Paired) -> tuple[float, float] | None:
+    """BCa interval of 95 % of the mean difference, a check on Student's; None with few pairs, or if all are equal."""
+    gaps = np.asarray(pairs.gaps)
     if len(gaps) < MIN_BOOTSTRAP or np.ptp(gaps) == 0:
         return None
     found = stats.bootstrap(

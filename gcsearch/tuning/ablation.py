@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from gcsearch.ablations import Plan
 from gcsearch.config import Document, Experiment, build_settings, find_experiment, read_document
 from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.registry import spec
 from gcsearch.statistics import Margin
-from gcsearch.tuning.designs import Arm, Contrast, Design, Layout, lay_out
+from gcsearch.tuning.designs import Arm, Design, Layout, lay_out
 from gcsearch.tuning.settings import Objective, Resources
 
 SECTIONS: Final = (
@@ -72,23 +73,21 @@ class AblationSpec:
         """Recipes, the reference first."""
         return self.layout.arms
 
-    @property
-    def contrasts(self) -> tuple[Contrast, ...]:
-        """What is judged."""
-        return self.layout.contrasts
-
-    def all_seeds(self, is_sequential: bool) -> tuple[int, ...]:
-        """Seeds that may be used: those of the file, and further ones if seeds are added until all is decided."""
-        further = (seed for seed in range(max(self.seeds) + 1, max(self.seeds) + 1 + self.max_seeds))
-        count = max(0, self.max_seeds - len(self.seeds)) if is_sequential else 0
-        return (*self.seeds, *list(further)[:count])
-
-    def looks(self, is_sequential: bool) -> tuple[int, ...]:
-        """Numbers of seeds at which verdicts are made."""
-        first, last = len(self.seeds), self.max_seeds
-        if not is_sequential or last <= first:
-            return (first,)
-        return tuple(dict.fromkeys([*range(first, last, SEEDS_PER_LOOK), last]))
+    def plan(self, is_sequential: bool = False) -> Plan:
+        """What is trained and judged; with `is_sequential`, seeds are added for what is undecided."""
+        further = range(max(self.seeds) + 1, max(self.seeds) + 1 + self.max_seeds - len(self.seeds))
+        looks = [len(self.seeds)]
+        if is_sequential:
+            looks = list(dict.fromkeys([*range(len(self.seeds), self.max_seeds, SEEDS_PER_LOOK), self.max_seeds]))
+        return Plan(
+            arms=tuple(arm.name for arm in self.arms),
+            contrasts=self.layout.contrasts,
+            seeds=(*self.seeds, *further) if is_sequential else self.seeds,
+            looks=tuple(looks),
+            key=self.objective.key,
+            lower_is_better=self.objective.goal == "minimize",
+            margin=self.margin,
+        )
 
     def experiment_of(self, arm: Arm, seed: int) -> Experiment:
         """The recipe of an arm, on a seed."""
@@ -113,6 +112,14 @@ class AblationSpec:
             "design": self.design,
             "objective": spec(self.objective),
             "equivalence": str(self.margin),
+        }
+
+    def opening(self) -> dict[str, Any]:
+        """What its ledger begins with, besides where its numbers come from."""
+        return {
+            "objective": spec(self.objective) | {"key": self.objective.key},
+            "keys": list(self.factors),
+            "horizon_images": self.experiment.training.num_images,
         }
 
     def to_dict(self) -> dict[str, Any]:

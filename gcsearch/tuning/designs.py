@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from gcsearch.ablations import Contrast
 from gcsearch.tuning.space import label_of
 
 Design = Literal["one_factor", "leave_one_out", "grid", "pairs"]
@@ -33,28 +34,6 @@ class Arm:
     def params(self) -> dict[str, Any]:
         """What it changes, as tables and MLflow show it."""
         return {key: value_text(value) for key, value in self.values.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """What is judged on each seed: the sum of the scores of some arms minus that of others.
-
-    Attributes:
-        name: What it is about.
-        plus: Arms whose scores are added.
-        minus: Arms whose scores are subtracted, as many.
-        reference: Arm whose mean is the unit of relative differences.
-    """
-
-    name: str
-    plus: tuple[str, ...]
-    minus: tuple[str, ...]
-    reference: str
-
-    @property
-    def is_interaction(self) -> bool:
-        """Whether it asks if two changes do more, or less, together than the sum of what each does alone."""
-        return len(self.plus) > 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +115,7 @@ def _pairs(factors: Factors) -> Layout:
     return Layout(arms=layout.arms, contrasts=(*layout.contrasts, *_interactions(baseline, alone, both)))
 
 
-def _interactions(
-    baseline: Arm, alone: Mapping[str, Arm], both: Mapping[tuple[str, str], Arm]
-) -> Iterator[Contrast]:
+def _interactions(baseline: Arm, alone: Mapping[str, Arm], both: Mapping[tuple[str, str], Arm]) -> Iterator[Contrast]:
     for (first, second), arm in both.items():
         yield Contrast(
             name=f"{alone[first].name} x {alone[second].name}",

@@ -172,7 +172,7 @@ class Namespaces(Hosts):
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
         process = subprocess.Popen(
             ["ip", "netns", "exec", space, *command],
-            stdin=subprocess.PIPE,  # the machine is up as long as somebody holds this: it goes when the tests are killed
+            stdin=subprocess.PIPE,  # the machine is up as long as somebody holds this: it goes when its tests do
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
