@@ -226,9 +226,15 @@ def _rows(
 
 
 def score_at(record: TrialRecord, key: str, axis: Axis, budget: float) -> float:
-    """Score of a training when it had used so much, linear between two evaluations."""
+    """Score of a training when it had used so much.
+
+    Between two evaluations as a power law of the cost, a straight line on two logarithmic axes, which curves of FID
+    are nearly; on plain axes if a score is not positive.
+    """
     points = [(_cost(result, axis), result.metrics[key]) for result in record.results if key in result.metrics]
-    costs, values = zip(*points, strict=True)
+    costs, values = (np.asarray(column) for column in zip(*points, strict=True))
+    if (values > 0).all():
+        return float(np.exp(np.interp(math.log(budget), np.log(costs), np.log(values))))
     return float(np.interp(budget, costs, values))
 
 

@@ -20,7 +20,7 @@ from gcsearch.config.documents import dump_yaml
 STYLES = {"better": "green", "worse": "red", "equivalent": "cyan", "inconclusive": "dim", "diverged": "yellow"}
 """Colour of each verdict; the word is always printed."""
 
-WIDE = 120
+WIDE = 140
 """Columns from which the comparisons at equal cost are shown beside those at equal images."""
 
 
@@ -100,7 +100,7 @@ def ablation_json(outcome: StudyResults) -> dict[str, object]:
 
 def _verdicts(found: AblationResults, width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(f"against {found.plan.arms[0]}")
+    table.add_column(f"against {found.plan.arms[0]}", overflow="fold")
     table.add_column("verdict", no_wrap=True)
     is_wide = width >= WIDE
     headings = ["change [95 %]", *(["at equal forwards", "at equal time"] if is_wide else []), "p", "seeds", "r"]
@@ -141,10 +141,10 @@ def _arms(found: AblationResults, outcome: StudyResults) -> Table:
 
 def _sentences(found: AblationResults) -> list[str]:
     plan = found.plan
+    looks = "1 look" if len(plan.looks) == 1 else f"{len(plan.looks)} looks"
     texts = [
         "change: mean difference on paired seeds, in percent of the reference; r: correlation of the pairs. Verdicts "
-        f"are corrected for {len(plan.contrasts)} contrasts and {len(plan.looks)} look{'s' if len(plan.looks) > 1 else ''} "
-        f"(Holm, 5 %); equivalent: within {plan.margin}."
+        f"are corrected for {len(plan.contrasts)} contrasts and {looks} (Holm, 5 %); equivalent: within {plan.margin}."
     ]
     saved = [
         one.judgement.comparison.seeds_saved

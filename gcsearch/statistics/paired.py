@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from gcsearch.statistics.replicates import CONFIDENCE, Interval, t_interval
 
@@ -115,7 +115,10 @@ def _p_value(values: Array, alternative: str) -> float:
     if np.ptp(values) <= 1e-12 * max(abs(mean), 1e-300):
         holds = {"two-sided": mean != 0, "less": mean < 0, "greater": mean > 0}[alternative]
         return 0.0 if holds else 1.0
-    return float(stats.ttest_1samp(values, 0.0, alternative=alternative).pvalue)
+    statistic, freedom = mean / values.std(ddof=1) * math.sqrt(len(values)), len(values) - 1
+    if alternative == "two-sided":
+        return float(2 * special.stdtr(freedom, -abs(statistic)))
+    return float(special.stdtr(freedom, statistic if alternative == "less" else -statistic))
 
 
 def _scaled(interval: Interval, unit: float) -> Interval:

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from statsmodels.stats.multitest import multipletests
-
 from gcsearch.statistics.paired import Comparison, Margin, Paired, compare
 
 ALPHA: Final = 0.05
@@ -102,7 +100,13 @@ def judge(
 
 
 def _holm(p_values: Mapping[str, float], size: int) -> dict[str, float]:
-    """Adjusted p values in a family of which the rest is not judged now."""
-    rest = [1.0] * (size - len(p_values))
-    values = multipletests([*p_values.values(), *rest], method="holm")[1]
-    return dict(zip(p_values, map(float, values[: len(p_values)]), strict=True))
+    """Adjusted p values in a family of which the rest is not judged now: max over j <= i of (size - j) p_(j), j from 0.
+
+    By hand, since the import of statsmodels takes longer than a command should.
+    """
+    adjusted: dict[str, float] = {}
+    highest = 0.0
+    for position, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        highest = max(highest, (size - position) * p_values[name])
+        adjusted[name] = min(1.0, highest)
+    return adjusted
