@@ -66,6 +66,7 @@ def run(
     raise typer.Exit(code)
 
 
+app.command()(search_app.ablate)
 app.command()(search_app.plan)
 app.command()(search_app.replay)
 

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from gcsearch.config.imports import packed_modules, search_paths
 from gcsearch.errors import StudyError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
-from gcsearch.registry import spec
+from gcsearch.tuning.ablation import AblationSpec
+from gcsearch.tuning.ablation_driver import AblationDriver
 from gcsearch.tuning.alike import check_nodes
 from gcsearch.tuning.cluster import check_address, ray_cluster
 from gcsearch.tuning.driver import Driver, Observer
+from gcsearch.tuning.search_driver import SearchDriver
 from gcsearch.tuning.spec import StudySpec
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,55 @@ def run_study(
         KeyboardInterrupt: Interrupted; the ledger says so, and the same call resumes.
     """
     directory = studies / study.name
+
+    def driver(ledger: LedgerWriter, state: StudyState) -> Driver:
+        return SearchDriver(study, directory, ledger, state, observers)
+
+    return _run(study, directory, driver, address=address, observers=observers)
+
+
+def run_ablation(
+    ablation: AblationSpec,
+    studies: Path,
+    *,
+    is_sequential: bool = False,
+    address: str | None = None,
+    observers: Sequence[Observer] = (),
+) -> StudyState:
+    """Run an ablation to its last training, going on where an earlier run stopped.
+
+    Args:
+        ablation: The ablation.
+        studies: Folder that holds all studies.
+        is_sequential: Add seeds for what is undecided. Once begun this way, it stays so: judging all at once what was
+            looked at in steps would break the error rate.
+        address: Ray cluster to use; None starts one on this machine.
+        observers: Told of every event, those of earlier runs first.
+
+    Returns:
+        The state at the end.
+
+    Raises:
+        The same as `run_study`.
+    """
+    directory = studies / ablation.name
+
+    def driver(ledger: LedgerWriter, state: StudyState) -> Driver:
+        was_sequential = state.ablation is not None and len(state.ablation["looks"]) > 1
+        plan = ablation.plan(is_sequential or was_sequential)
+        return AblationDriver(ablation, plan, directory, ledger, state, observers)
+
+    return _run(ablation, directory, driver, address=address, observers=observers)
+
+
+def _run(
+    study: StudySpec | AblationSpec,
+    directory: Path,
+    make_driver: Callable[[LedgerWriter, StudyState], Driver],
+    *,
+    address: str | None,
+    observers: Sequence[Observer],
+) -> StudyState:
     check_address(address)
     check_unchanged(study, directory)
     study.prepare()
@@ -63,11 +114,12 @@ def run_study(
         for observer in observers:
             for event in events:
                 observer.on_event(event)
-        driver = Driver(study, directory, ledger, StudyState(events), observers)
+        driver = make_driver(ledger, StudyState(events))
         _write_study_file(study, directory)
-        driver.write("study_started", study=study.name, study_id=_study_id(driver.state), **provenance(study))
+        driver.write(
+            "study_started", study=study.name, study_id=_study_id(driver.state), **provenance(study), **driver.opening()
+        )
         try:
-            driver.settle()
             if driver.has_work():
                 with ray_cluster(address) as nodes:
                     from gcsearch.tuning.execution import run_trials  # imports Ray, which `ray_cluster` has set up
@@ -100,8 +152,8 @@ def record_runs(directory: Path, run_ids: Mapping[str, str]) -> None:
                 ledger.append("tracked", trial=trial, mlflow_run_id=run_id)
 
 
-def check_unchanged(study: StudySpec, directory: Path) -> None:
-    """Refuse to continue a study whose experiment, space, objective or stopping rule differ from what it began with.
+def check_unchanged(study: StudySpec | AblationSpec, directory: Path) -> None:
+    """Refuse to continue a study that differs from what it began with, in what makes its trials comparable.
 
     Raises:
         StudyError: With a diff.
@@ -122,7 +174,7 @@ def check_unchanged(study: StudySpec, directory: Path) -> None:
         )
 
 
-def _write_study_file(study: StudySpec, directory: Path) -> None:
+def _write_study_file(study: StudySpec | AblationSpec, directory: Path) -> None:
     """study.yaml: enough to run the study again; budget, search and resources follow the latest run."""
     path = directory / "study.yaml"
     write_text(path, dump_yaml(study.to_dict() | {"provenance": provenance(study)["provenance"]}))
@@ -133,17 +185,10 @@ def _study_id(state: StudyState) -> str:
     return str(state.study.get("study_id") or uuid.uuid4().hex)
 
 
-def provenance(study: StudySpec) -> dict[str, Any]:
+def provenance(study: StudySpec | AblationSpec) -> dict[str, Any]:
     """Where numbers come from: versions, machine, state of the code, command."""
     return {
-        "objective": study.to_dict()["objective"] | {"key": study.objective.key},
-        "keys": [entry.key for entry in study.space.entries],
-        "horizon_images": study.experiment.training.num_images,
-        "trials": study.budget.trials,
-        "budget": spec(study.budget),
-        "stopping": spec(study.stopping),
-        "stopping_rungs": list(study.stopping.rungs(study.experiment.training.num_images)),
-        "within": study.within,
+        **study.opening(),
         "gpus_per_worker": study.resources.gpus_per_worker,
         "cpus_per_worker": study.resources.cpus_per_worker,
         "provenance": {
@@ -155,7 +200,7 @@ def provenance(study: StudySpec) -> dict[str, Any]:
             "seeds": {
                 "experiment": study.experiment.seed,
                 "evaluation": study.experiment.evaluation.seed,
-                "search": study.search.seed,
+                **({"search": study.search.seed} if isinstance(study, StudySpec) else {}),
             },
         },
     }

@@ -18,8 +18,8 @@ from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.training.distributed import WorkerLost
 from gcsearch.training.session import TrainingRecord
 from gcsearch.tuning import execution, trial
-from gcsearch.tuning.driver import Driver
 from gcsearch.tuning.execution import Execution, LedgerScheduler, LedgerSearcher
+from gcsearch.tuning.search_driver import SearchDriver
 from gcsearch.tuning.settings import Resources
 from gcsearch.tuning.training import OneTraining
 from gcsearch.tuning.trial import MESSAGE, describe, fault_in, run_trial, why_lost
@@ -36,7 +36,7 @@ def ledger(tmp_path):
 @pytest.fixture
 def driver(load, tmp_path, ledger):
     study = load(budget={"trials": 2}, stopping="none", resources={"workers": 2, "max_failures": 1})
-    return Driver(study, tmp_path, ledger, StudyState())
+    return SearchDriver(study, tmp_path, ledger, StudyState())
 
 
 @pytest.fixture
