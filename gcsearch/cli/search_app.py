@@ -53,7 +53,7 @@ def ablate(
 
 
 def plan(
-    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="Search space.")],
+    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml|ABLATION.yaml", help="Search space or ablation.")],
     experiment: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it
         typer.Option("--experiment", help="Plan the study on this experiment instead."),
@@ -63,7 +63,7 @@ def plan(
     import_: Import = None,
     json: Json = False,
 ) -> None:
-    """Check a study and say what it will do and cost; start nothing.
+    """Check a study or an ablation and say what it will do and cost; start nothing.
 
     Trials per rung come from simulated studies with random scores, hours from a few steps measured on this machine.
 

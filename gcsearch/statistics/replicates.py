@@ -84,8 +84,8 @@ def resolvable_gap(deviation: float, num: int, power: float = 0.8) -> float:
     return float(optimize.brentq(missing, 0.0, 12.0)) * unit
 
 
-def paired_power(gap: float, deviation: float, num: int, correlation: float) -> float:
-    """Probability that a paired t test at the 5 % level sees a gap between two means of `num` values each.
+def paired_power(gap: float, deviation: float, num: int, correlation: float, alpha: float = 1 - CONFIDENCE) -> float:
+    """Probability that a paired t test sees a gap between two means of `num` values each.
 
     The differences have the standard deviation deviation * sqrt(2 (1 - correlation)), so the statistic is noncentral t
     with num - 1 degrees of freedom and noncentrality gap / deviation * sqrt(num / (2 (1 - correlation))).
@@ -95,17 +95,20 @@ def paired_power(gap: float, deviation: float, num: int, correlation: float) -> 
         deviation: Standard deviation of the values of either side.
         num: Pairs, at least two.
         correlation: Of the two values of a pair, below 1.
+        alpha: Level of the test.
     """
-    critical = stats.t.ppf((1 + CONFIDENCE) / 2, num - 1)
+    critical = stats.t.ppf(1 - alpha / 2, num - 1)
     shift = gap / deviation * math.sqrt(num / (2 * (1 - correlation)))
     return float(stats.nct.sf(critical, num - 1, shift) + stats.nct.sf(critical, num - 1, -shift))
 
 
-def resolvable_paired_gap(deviation: float, num: int, correlation: float, power: float = 0.8) -> float:
+def resolvable_paired_gap(
+    deviation: float, num: int, correlation: float, *, alpha: float = 1 - CONFIDENCE, power: float = 0.8
+) -> float:
     """Smallest gap that `paired_power` sees with the given probability, in the unit of `deviation`."""
     unit = deviation * math.sqrt(2 * (1 - correlation) / num)
 
     def missing(errors: float) -> float:
-        return paired_power(errors * unit, deviation, num, correlation) - power
+        return paired_power(errors * unit, deviation, num, correlation, alpha) - power
 
-    return float(optimize.brentq(missing, 0.0, 60.0)) * unit
+    return float(optimize.brentq(missing, 0.0, 1e4)) * unit

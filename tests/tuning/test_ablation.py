@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ import pytest
 from gcsearch.ablations import Plan, outcomes, score_at
 from gcsearch.errors import ConfigError
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
+from gcsearch.statistics import paired_power
 from gcsearch.tuning.ablation import load_ablation
 from gcsearch.tuning.ablation_driver import AblationDriver
+from gcsearch.tuning.ablation_plan import plan_ablation
 from gcsearch.tuning.designs import lay_out
 
+ABLATIONS = Path(__file__).parents[2] / "experiments" / "ablations"
 FACTORS = {"coupling": ["independent", {"name": "generator", "mu": 0.3}], "optimizer.lr": [1e-3]}
 IDENTITY = (
     "metric=fid | extractor=digits@1 | reference=digits@2 x1797 | num_samples=64 | sampler=one_step | "
@@ -241,3 +245,25 @@ def test_between_evaluations_a_curve_is_a_power_law(load, study_folder):
     record = next(iter(state.trials.values()))
     last = record.results[-1].metrics["eval/fid"]
     assert score_at(record, "eval/fid", "images", 1200) == pytest.approx(last * 1600 / 1200)  # made as 1 / images
+
+
+# The plan
+
+
+def test_a_plan_counts_trainings_and_says_what_the_seeds_can_tell(load, monkeypatch):
+    monkeypatch.setattr("gcsearch.tuning.ablation_plan.measure", lambda experiment, device: (0.5, 0.01))
+    plan = plan_ablation(load())
+    assert plan.num_trainings == 4 * 3
+    assert set(plan.arm_seconds.values()) == {6_400 * 0.5}
+    judged = 8 * 64 * 2  # rungs, samples, averaged and current weights
+    assert plan.cost.device_hours == pytest.approx(12 * (6_400 * 0.5 + judged * 0.01) / 3600)
+    low, high = plan.gap
+    assert high == pytest.approx(2 * low)
+    assert paired_power(low, 0.01, 3, 0.5, alpha=0.05 / 3) == pytest.approx(0.8)
+    assert plan_ablation(load(seeds=[0, 1, 2, 3, 4])).gap[0] < low
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ABLATIONS.glob("*.yaml")))
+@pytest.mark.parametrize("experiment", ["digits", "gaussians_1m2m", "gaussians_2m2m", "fashion_mnist", "cifar10"])
+def test_every_shipped_ablation_builds_on_every_experiment(name, experiment):
+    assert load_ablation(ABLATIONS / name, experiment=experiment).arms
