@@ -7,6 +7,7 @@ The command line prints such an error as one line and exits with `exit_code`; an
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -73,6 +74,11 @@ class TrialFailed(GCSearchError):  # noqa: N818 - an outcome of a trial, like th
     """A training in other processes raised an error, or its processes died too often."""
 
     exit_code = 1
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether an error says that there is no space left: on the disk, of a quota, or below a limit of file sizes."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from gcsearch.metrics.grid import write_png
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.samplers import OneStep, Sampler
+from gcsearch.selection import Replicates
 from gcsearch.training import load_checkpoint
 
 RECIPE, WEIGHTS, SAMPLES, CARD, PROVENANCE = (
@@ -150,17 +151,22 @@ def export_trial(results: StudyResults, output: Path, trial: str | None = None) 
 
 def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
     if trial is None:
-        ranking = results.ranking()
-        if not ranking:
+        winner = results.winner()
+        if winner is None:
             raise StudyError(
                 f"study '{results.name}': no trial has completed, so there is no winner. Run the study to its end, or "
                 "name a trial with --trial."
             )
-        return ranking[0]
-    record = results.state.trials.get(trial.zfill(4))
+        return winner
+    number, dash, seed = trial.partition("-")
+    record = results.state.trials.get(f"{number.zfill(4)}{dash}{seed}")
     if record is None:
-        last = len(results.state.trials) - 1
-        raise StudyError(f"study '{results.name}': has no trial {trial}. Trials: 0000 to {last:04d}.")
+        known = [record.trial for record in results.searched()]
+        finalists = ", ".join(record.trial for record in results.finalists())
+        raise StudyError(
+            f"study '{results.name}': has no trial {trial}. Trials: {known[0]} to {known[-1]}"
+            f"{f'; finalists: {finalists}' if finalists else ''}."
+        )
     if not record.results:
         raise StudyError(f"study '{results.name}': trial {record.trial} has no result yet, so it has no checkpoint.")
     return record
@@ -173,12 +179,31 @@ def score_text(results: StudyResults, record: TrialRecord) -> str:
     return f"{name} ({extractor} features) {value:.4g}" if value is not None else f"no {name}"
 
 
+def replicates_of(results: StudyResults, record: TrialRecord) -> Replicates | None:
+    """The recipe's trainings on fresh seeds, if `record` is one of them and all are done."""
+    recipes = results.selection.recipes if results.selection is not None else ()
+    found = next((recipe for recipe in recipes if record in recipe.records), None)
+    return found if found is not None and found.is_complete and found.is_finite else None
+
+
+def mean_text(replicates: Replicates) -> str:
+    """Mean with its interval, e.g. ``2.41, 95 % interval 2.30 to 2.52, over 3 fresh seeds``."""
+    interval = replicates.interval
+    assert interval is not None
+    return (
+        f"{interval.mean:.4g}, 95 % interval {interval.low:.4g} to {interval.high:.4g}, over {interval.num} fresh seeds"
+    )
+
+
 def _recipe(results: StudyResults, record: TrialRecord) -> str:
+    replicates = replicates_of(results, record)
     lines = [
         f"Trial {record.trial} of the study '{results.name}': {score_text(results, record)}, {record.images:,} images,",
         "one training with one seed. The score was used to choose it among others, so it flatters.",
         "Train it again with: gcsearch train best.yaml",
     ]
+    if replicates is not None:
+        lines[1] = f"one of its recipe's trainings, whose mean is {mean_text(replicates)}: expect that."
     cpus = results.state.study.get("cpus_per_worker", 1)
     if cpus != 1:
         lines[-1] += f" --cpus-per-worker {cpus}"
@@ -192,6 +217,8 @@ def _provenance(results: StudyResults, record: TrialRecord) -> dict[str, Any]:
         "study_id": study.get("study_id"),
         "trial": record.trial,
         "kind": record.kind,
+        "candidate": record.candidate,
+        "finalists": None if results.selection is None else results.selection.to_dict(),
         "state": record.state,
         "fingerprint": record.fingerprint,
         "recipe": record.recipe,
@@ -211,6 +238,16 @@ def _card(results: StudyResults, record: TrialRecord, experiment: Experiment) ->
     identity = record.results[-1].identities.get(results.metric, "unknown")
     varied = "\n".join(f"| `{key}` | {value} |" for key, value in record.params.items())
     counts = ", ".join(f"{count} {state}" for state, count in results.counts().items())
+    replicates = replicates_of(results, record)
+    meaning = (
+        f"It comes from one training with one seed, and was used to choose this trial (study: {counts}): expect a "
+        "fresh seed to score worse."
+    )
+    if replicates is not None:
+        meaning = (
+            f"The recipe's score is **{mean_text(replicates)}**, seeds that the search ({counts}) never saw. Expect "
+            "that of another training; these weights are one of those trainings."
+        )
     seconds = record.results[-1].metrics.get("cost/train_seconds", 0.0)
     return f"""# {results.name}, trial {record.trial}
 
@@ -223,8 +260,7 @@ Consistency model for `{experiment.data.name}`, trained with the coupling `{expe
 {score_text(results, record)}, at {record.images:,} images seen, in {seconds:.0f} s of training.
 
 - What the number is: `{identity}`
-- It comes from one training with one seed, and was used to choose this trial (study: {counts}): expect a fresh seed to
-  score worse.
+- {meaning}
 - It may be compared only with scores of the same identity. FID on `{results.extractor()}` features is not the FID on
   Inception features that papers report, unless it says so.
 {"" if value is not None else "- The trial has no value of the objective."}

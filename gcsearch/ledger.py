@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from gcsearch.errors import StudyError
+from gcsearch.errors import StudyError, is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class LedgerWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)  # what could not be written is not written later
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -95,12 +95,26 @@ class LedgerWriter:
 
         Returns:
             The event as written, with its time.
+
+        Raises:
+            StudyError: The disk is full. The file is as it was before.
         """
         record: Event = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         record |= {key: value for key, value in fields.items() if value is not None}
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), size)
+            if is_disk_full(error):
+                raise StudyError(
+                    f"{self.path}: the disk is full. Nothing that was recorded is lost: free some space and run the "
+                    "same command again."
+                ) from None
+            raise
         return record
 
     def close(self) -> None:
@@ -143,6 +157,7 @@ class TrialRecord:
     Attributes:
         trial: Its number, as text.
         kind: ``trial``, ``finalist`` or ``arm``.
+        candidate: Of a finalist, the trial of the search whose recipe it trains again.
         is_audit: Whether it ignores the stopping rule.
         is_paused: Whether it was interrupted by the stopping rule, which may resume it.
         started: Time of its first start.
@@ -151,10 +166,13 @@ class TrialRecord:
         ended: Time of its end; None while it runs.
         ended_order: Number of that event.
         losses: How often a process of the trial was gone before the trial was over.
+        devices: GPUs that it holds now; without GPUs, its workers.
+        device_seconds: Time it has held them, over all its starts, up to its last event.
     """
 
     trial: str
     kind: str = "trial"
+    candidate: str | None = None
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
@@ -172,6 +190,8 @@ class TrialRecord:
     ended: str | None = None
     ended_order: int | None = None
     losses: int = 0
+    devices: float = 1.0
+    device_seconds: float = 0.0
 
     @property
     def images(self) -> int:
@@ -206,7 +226,9 @@ class StudyState:
         trials: Trials by number, in order of their start.
         ended: Whether the last driver reached the end of the study.
         num_events: Events so far.
-        earlier_wall_seconds: Wall time of all runs of the driver before the present one.
+        earlier_wall_seconds: Wall time of the search in all runs of the driver before the present one, finalists not
+            included.
+        finalists: Fields of the last `finalists_started` event: who is trained again, with which seeds.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -215,6 +237,8 @@ class StudyState:
         self.ended = False
         self.num_events = 0
         self.earlier_wall_seconds = 0.0
+        self.finalists: Event | None = None
+        self._seen: dict[str, datetime] = {}
         self._run_started: datetime | None = None
         self._last_time: datetime | None = None
         for event in events:
@@ -226,9 +250,11 @@ class StudyState:
         if kind == "study_started":
             self.study = self.study or event
             self.ended = False
-            if self._run_started and self._last_time:
-                self.earlier_wall_seconds += (self._last_time - self._run_started).total_seconds()
+            self._end_search(self._last_time)
             self._run_started = datetime.fromisoformat(event["time"])
+        elif kind == "finalists_started":
+            self.finalists = event
+            self._end_search(datetime.fromisoformat(event["time"]))
         elif kind == "study_ended":
             self.ended = True
         elif kind == "trial_started":
@@ -241,9 +267,16 @@ class StudyState:
         self._last_time = datetime.fromisoformat(event["time"])
         self.num_events += 1
 
+    def _end_search(self, time: datetime | None) -> None:
+        """The search of one run of the driver ended here, if it had not before."""
+        if self._run_started and time:
+            self.earlier_wall_seconds += (time - self._run_started).total_seconds()
+        self._run_started = None
+
     def _start(self, event: Event) -> None:
         record = self.trials.setdefault(event["trial"], TrialRecord(trial=event["trial"]))
-        for name in ("kind", "params", "config", "fingerprint", "recipe", "seed"):
+        self._seen[record.trial] = datetime.fromisoformat(event["time"])
+        for name in ("kind", "candidate", "params", "config", "fingerprint", "recipe", "seed", "devices"):
             if name in event:
                 setattr(record, name, event[name])
         record.is_audit = event.get("audit", record.is_audit)
@@ -254,6 +287,10 @@ class StudyState:
 
     def _apply_to(self, record: TrialRecord, event: Event) -> None:
         kind = event["event"]
+        if record.ended is None:
+            time = datetime.fromisoformat(event["time"])
+            record.device_seconds += record.devices * (time - self._seen[record.trial]).total_seconds()
+            self._seen[record.trial] = time
         if kind == "result" and event["images"] > record.images:
             record.results.append(
                 RungResult(
@@ -279,10 +316,14 @@ class StudyState:
         return (record for record in self.trials.values() if record.state in states)
 
     def ranking(self, metric: str, *, lower_is_better: bool, use: str = "last") -> list[TrialRecord]:
-        """Completed trials that have the metric, best first. Stopped trials never compete with full-length ones."""
+        """Completed trials that have the metric, best first.
+
+        Stopped trials never compete with full-length ones, nor finalists with the search that chose them.
+        """
         scored = [
             (value, record)
             for record in self.of_state("completed")
+            if record.kind != "finalist"
             if (value := record.value(metric, use, lower_is_better)) is not None
         ]
         return [record for _, record in sorted(scored, key=lambda pair: pair[0] if lower_is_better else -pair[0])]

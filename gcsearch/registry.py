@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from gcsearch.errors import ConfigError, suggestion
@@ -31,6 +32,14 @@ class Component:
 
     kind: ClassVar[str]
     name: ClassVar[str]
+
+    def files(self) -> dict[str, Path]:
+        """Files outside the package that the component reads, and where they are, or would be, on this machine.
+
+        They travel with a training to machines without them; there, the component finds them by asking
+        `gcsearch.files.supplied` for the same names first.
+        """
+        return {}
 
 
 class Registry(Generic[T]):
@@ -106,6 +115,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, Iterable):
         return [plain(item) for item in value]
     return value
+
+
+def files_of(value: Any) -> dict[str, Path]:
+    """Files of all components in a component, a settings dataclass or a sequence of them; see `Component.files`."""
+    if isinstance(value, tuple | list):
+        return {name: path for item in value for name, path in files_of(item).items()}
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return {}
+    own = value.files() if isinstance(value, Component) else {}
+    return own | files_of([getattr(value, field.name) for field in dataclasses.fields(value)])
 
 
 def import_siblings(package: str, path: Iterable[str]) -> None:

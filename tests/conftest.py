@@ -21,6 +21,16 @@ from gcsearch.science.perceptual import HEADS, VGG16
 torch.set_num_threads(1)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Processes of ``-n auto``: one for each core for the whole fast suite, else this one alone.
+
+    Slow tests start clusters that want the cores themselves, and for a few files new processes cost more than they
+    save.
+    """
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return None if is_whole and "not slow" in config.option.markexpr else 0
+
+
 @pytest.fixture
 def rng() -> torch.Generator:
     """A seeded generator: tests draw from it, never from the global one."""

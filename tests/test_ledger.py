@@ -230,3 +230,32 @@ def test_the_lock_ends_with_the_writer_even_if_it_died(path):
     subprocess.run([sys.executable, "-c", DYING, str(path)], check=True, timeout=60)
     LedgerWriter(path).close()
     assert [entry["event"] for entry in read_events(path)] == ["intruder"]
+
+
+FULL_DISK = """\
+import resource, sys
+from pathlib import Path
+from gcsearch.errors import StudyError
+from gcsearch.ledger import LedgerWriter
+
+path = Path(sys.argv[1])
+with LedgerWriter(path) as ledger:
+    ledger.append("note", text="kept")
+    size = path.stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, resource.RLIM_INFINITY))
+    for _ in range(2):
+        try:
+            ledger.append("note", text="does not fit, not even the half of it")
+        except StudyError as error:
+            print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    ledger.append("note", text="after space was made")
+"""
+
+
+def test_a_full_disk_is_said_and_leaves_no_torn_line(path):
+    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 2
+    assert all("the disk is full. Nothing that was recorded is lost" in line for line in said)
+    assert [event["text"] for event in read_events(path)] == ["kept", "after space was made"]

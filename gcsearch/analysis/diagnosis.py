@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from scipy import stats
 
+from gcsearch.statistics import Interval, t_interval
 from gcsearch.training.diagnosis import COUPLINGS, Diagnosis, Row
 from gcsearch.training.step import weights_sha256
 
-CONFIDENCE: Final = 0.95
 SHORT_NAMES: Final = {"independent": "IC", "ot": "OT", "generator": "GC"}
 Axis = Literal["images", "sigma"]
 
@@ -33,33 +31,6 @@ SUMMARIES: Final[tuple[tuple[str, Axis], ...]] = (
 
 EXACT: Final[tuple[str, Axis]] = ("exact_path_deviation", "sigma")
 VERSIONS: Final = ("gcsearch", "torch", "numpy", "scipy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """Mean over seeds with its confidence interval.
-
-    Attributes:
-        mean: Arithmetic mean.
-        low: Lower end; None with fewer than two seeds.
-        high: Upper end; None with fewer than two seeds.
-        num: Number of seeds.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    num: int
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """Student's interval of 95 % for the mean: mean +- t_{0.975, n - 1} s / sqrt(n)."""
-    array = np.asarray(values, dtype=np.float64)
-    mean, num = float(array.mean()), len(array)
-    if num < 2:
-        return Interval(mean=mean, low=None, high=None, num=num)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, num - 1) * array.std(ddof=1) / math.sqrt(num))
-    return Interval(mean=mean, low=mean - half, high=mean + half, num=num)
 
 
 @dataclass(frozen=True, kw_only=True)

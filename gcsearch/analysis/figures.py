@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gcsearch.analysis.diagnosis import SHORT_NAMES, Axis, Interval, curve, t_interval
+from gcsearch.analysis.diagnosis import SHORT_NAMES, Axis, curve
 from gcsearch.files import replacing
+from gcsearch.statistics import Interval, t_interval
 from gcsearch.training.diagnosis import COUPLINGS, Row
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gcsearch.errors import StudyError
 from gcsearch.files import replacing
 from gcsearch.ledger import LEDGER_NAME, StudyState, TrialRecord, read_state
 from gcsearch.metrics.identity import check_comparable
+from gcsearch.selection import Selection, select
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +77,11 @@ class StudyResults:
         return ranking
 
     def rows(self) -> list[Row]:
-        """All trials: completed ones by rank, then the others by how far they came."""
+        """All trials of the search: completed ones by rank, then the others by how far they came."""
         ranking = self.ranking()
         ranked = [Row(record=record, value=self.value(record), rank=rank) for rank, record in enumerate(ranking, 1)]
         done = {record.trial for record in ranking}
-        others = [record for record in self.state.trials.values() if record.trial not in done]
+        others = [record for record in self.searched() if record.trial not in done]
         others.sort(key=lambda record: (-record.images, self._order(record)))
         return ranked + [Row(record=record, value=self.value(record), rank=None) for record in others]
 
@@ -89,9 +91,37 @@ class StudyResults:
             return float("inf")
         return value if self.lower_is_better else -value
 
+    def searched(self) -> list[TrialRecord]:
+        """Trials of the search, without the finalists."""
+        return [record for record in self.state.trials.values() if record.kind != "finalist"]
+
+    def finalists(self) -> list[TrialRecord]:
+        """Trainings of the best recipes on fresh seeds."""
+        return [record for record in self.state.trials.values() if record.kind == "finalist"]
+
     def counts(self) -> dict[str, int]:
-        """Number of trials in each state that occurs."""
-        return dict(Counter(record.state for record in self.state.trials.values()))
+        """Number of trials of the search in each state that occurs."""
+        return dict(Counter(record.state for record in self.searched()))
+
+    @cached_property
+    def selection(self) -> Selection | None:
+        """What the finalists say; None without any.
+
+        Raises:
+            ScoreError: Their scores have different identities and cannot be compared.
+        """
+        return select(self.state)
+
+    def winner(self) -> TrialRecord | None:
+        """The training that wins: the best one of the recipe that the finalists chose, else the best of the search."""
+        if self.selection is not None and self.selection.weights is not None:
+            return self.selection.weights
+        return next(iter(self.ranking()), None)
+
+    @property
+    def device_word(self) -> str:
+        """What `device_seconds` counts: a GPU, or a worker where trials have none."""
+        return "GPU" if self.state.study.get("gpus_per_worker") else "worker"
 
     def extractor(self) -> str | None:
         """Feature extractor behind the objective, without its hash, e.g. ``digits``."""
@@ -151,6 +181,7 @@ def _trial_row(record: TrialRecord) -> dict[str, Any]:
     return {
         "trial": record.trial,
         "kind": record.kind,
+        "candidate": record.candidate,
         "state": record.state,
         "reason": record.reason,
         "images": record.images,
@@ -159,6 +190,7 @@ def _trial_row(record: TrialRecord) -> dict[str, Any]:
         "recipe": record.recipe,
         "started": record.started,
         "ended": record.ended,
+        "device_seconds": record.device_seconds,
         **varied,
         **last,
     }

@@ -20,7 +20,8 @@ from gcsearch.config import Document, build, find_experiment, load_experiment
 from gcsearch.data import Dataset, datasets
 from gcsearch.data.conversion import Moments, Progress
 from gcsearch.data.image_set import ImageSet, OwnImages, prepare
-from gcsearch.data.store import SUFFIX, StoredImages, open_images
+from gcsearch.data.inventory import inventory
+from gcsearch.data.store import StoredImages
 from gcsearch.errors import DataError
 from gcsearch.files import default_data_dir
 
@@ -34,7 +35,7 @@ SECONDS_PER_LINE = 10.0
 def list_command(store: Path | None, *, as_json: bool) -> None:
     """All data sets, and every file of the store."""
     folder = store or default_data_dir()
-    rows = _rows(folder)
+    rows = inventory(folder)
     if as_json:
         print_json({"store": str(folder), "data": rows})
         return
@@ -59,38 +60,6 @@ def _label(row: dict[str, Any]) -> str:
     if row["path"] is None or not issubclass(datasets[row["name"]], OwnImages):
         return str(row["name"])
     return " ".join(Path(row["path"]).stem.split("-")[:2])
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """One row per file of the store and per data set without one."""
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
-        files.setdefault(path.name.split("-", 1)[0].removesuffix(SUFFIX), []).append(path)
-    rows = []
-    for name in datasets:
-        dataset = datasets[name]()
-        row: dict[str, Any] = {
-            "name": name,
-            "shape": list(dataset.event_shape),
-            "count": None,
-            "path": None,
-            "licence": "",
-        }
-        if not isinstance(dataset, ImageSet):
-            rows.append(row | {"count": len(dataset.load()), "state": "embedded"})
-            continue
-        row |= {"licence": dataset.licence, "count": dataset.num_published}
-        for path in files.get(name, []):
-            try:
-                metadata = open_images(path).metadata
-                found = {"state": "prepared", "shape": list(metadata.shape), "count": metadata.count}
-            except DataError:
-                found = {"state": "damaged", "count": None}
-            rows.append(row | found | {"path": str(path)})
-        if name not in files:
-            own = {"shape": None} if isinstance(dataset, OwnImages) else {}
-            rows.append(row | {"state": "not prepared"} | own)
-    return rows
 
 
 def prepare_command(

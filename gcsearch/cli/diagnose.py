@@ -14,7 +14,6 @@ from rich.table import Table
 from gcsearch.analysis.diagnosis import (
     SHORT_NAMES,
     Comparison,
-    Interval,
     diagnosis_document,
     exact_independent,
     summarize,
@@ -24,6 +23,7 @@ from gcsearch.config import Experiment, find_experiment, load_experiment
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.files import write_text
 from gcsearch.science.preconditioning import ConsistencyFunction
+from gcsearch.statistics import Interval
 from gcsearch.training.diagnosis import COUPLINGS, Diagnosis, DiagnosisSettings
 
 QUANTITIES = {

@@ -28,10 +28,10 @@ class LiveView:
 
     Args:
         console: Terminal to draw on; if it is not a terminal, plain lines are printed.
-        num_trials: Trials that the study will have.
+        num_trials: Trials that the search will have; None if only its hours are limited.
     """
 
-    def __init__(self, console: Console, num_trials: int) -> None:
+    def __init__(self, console: Console, num_trials: int | None) -> None:
         self.console = console
         self.num_trials = num_trials
         self.state = StudyState()
@@ -72,7 +72,7 @@ class LiveView:
             # An event of an earlier run, replayed.
             self._ended_before = sum(1 for _ in self.state.of_state(*ENDED))
         elif self._live is None and (line := self._line(event)):
-            self.console.print(line, soft_wrap=True)
+            self.console.print(line, markup=False, soft_wrap=True)
 
     def on_progress(self, trial: str, images: int, images_per_second: float) -> None:
         """A trial is between two rungs."""
@@ -114,11 +114,16 @@ class LiveView:
             return Group(self._header(), self._table())
 
     def _header(self) -> Text:
-        trials = list(self.state.trials.values())
+        trials = [record for record in self.state.trials.values() if record.kind != "finalist"]
         ended = [record for record in trials if record.state in ENDED]
         elapsed = time.monotonic() - self._started
         text = Text(f"{self.state.study['study']}  ", style="bold")
-        text.append(f"{len(ended)} of {max(self.num_trials, len(trials))} trials ended", style="not bold")
+        of = "" if self.num_trials is None else f"of {max(self.num_trials, len(trials))} "
+        text.append(f"{len(ended)} {of}trials ended", style="not bold")
+        if self.state.finalists is not None:
+            num = len(self.state.finalists["candidates"]) * len(self.state.finalists["seeds"])
+            done = sum(1 for record in self.state.of_state(*ENDED) if record.kind == "finalist")
+            text.append(f"  ·  finalists: {done} of {num}", style="not bold")
         ranking = self.state.ranking(self._metric, lower_is_better=self._lower_is_better)
         if ranking:
             value = ranking[0].value(self._metric)
@@ -132,6 +137,8 @@ class LiveView:
     def _seconds_left(self, num_ended: int, elapsed: float) -> float | None:
         """Remaining wall time, at this run's rate of trials; None before it has one."""
         done_here = num_ended - self._ended_before
+        if self.num_trials is None or num_ended >= self.num_trials:
+            return None
         return elapsed / done_here * (self.num_trials - num_ended) if done_here >= 2 else None
 
     def _table(self) -> Table:

@@ -23,13 +23,17 @@ app = typer.Typer(
 )
 app.add_typer(data_app.data, name="data")
 
-Studies = Annotated[Path, typer.Option("--studies", help="Folder that holds the studies.")]
+Studies = Annotated[str, typer.Option("--studies", help="Folder that holds the studies, or its URI (s3://…).")]
 Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override an experiment key.")]  # noqa: UP045 - typer reads it
 Import = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it
     typer.Option("--import", metavar="MODULE", help="Module of your own that registers components."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Address = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads it
+    typer.Option("--address", help="Ray cluster of this machine: auto or HOST:PORT. Default: a Ray of its own."),
+]
 Tracking = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it
     typer.Option("--tracking", help="MLflow store. Default: $MLFLOW_TRACKING_URI, or mlflow.db beside the studies."),
@@ -47,12 +51,9 @@ def run(
     trials: Annotated[Optional[int], typer.Option("--trials", help="Replace budget.trials.")] = None,  # noqa: UP045
     set_: Set = None,
     import_: Import = None,
-    address: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it
-        typer.Option("--address", help="Ray cluster: auto or ray://host:port. Default: this machine."),
-    ] = None,
+    address: Address = None,
     tracking: Tracking = None,
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the study; start nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -120,7 +121,7 @@ def train(
 @app.command()
 def show(
     study: Annotated[Optional[str], typer.Argument(help="Name or folder of a study; none lists all.")] = None,  # noqa: UP045
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
     json: Json = False,
 ) -> None:
     """List the studies, or show one: leaderboard, states, cost.
@@ -140,7 +141,7 @@ def export(
         Optional[Path],  # noqa: UP045 - typer reads it
         typer.Option("--output", help="Folder to write. Default: exports/<study>."),
     ] = None,
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
     json: Json = False,
 ) -> None:
     """Write the best recipe, its weights, samples, model card and provenance.
@@ -285,7 +286,7 @@ def diagnose(
 def sync(
     study: Annotated[str, typer.Argument(help="Name or folder of a study.")],
     tracking: Tracking = None,
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
 ) -> None:
     """Write a study's ledger into an MLflow store, again if need be, without duplicates.
 
@@ -317,7 +318,7 @@ def import_config(
 @app.command()
 def ui(
     tracking: Tracking = None,
-    studies: Studies = Path("studies"),
+    studies: Studies = "studies",
     port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1; the next free one if it is taken.")] = 5000,
 ) -> None:
     """Open the MLflow page of the local store on 127.0.0.1.
@@ -327,6 +328,21 @@ def ui(
     from gcsearch.cli.study import ui_command
 
     ui_command(tracking, studies, port)
+
+
+@app.command()
+def doctor(
+    address: Address = None, tracking: Tracking = None, studies: Studies = "studies", json: Json = False
+) -> None:
+    """Check Ray, GPU, MLflow, disk, data and Inception weights, and say what to do.
+
+    Exit code 2 if something is broken; what only some work needs may be missing.
+
+    Example: `gcsearch doctor --address auto`
+    """
+    from gcsearch.cli.doctor import doctor_command
+
+    raise typer.Exit(doctor_command(address, tracking, studies, as_json=json))
 
 
 def main() -> None:

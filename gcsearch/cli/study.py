@@ -8,17 +8,31 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
+from gcsearch.analysis.health import findings
+from gcsearch.analysis.rank_fidelity import rank_fidelity
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
-from gcsearch.cli.console import duration_text, print_json, progress, results
+from gcsearch.cli.console import print_json, progress, results
 from gcsearch.cli.live import LiveView
-from gcsearch.cli.tables import leaderboard, study_json, study_list
+from gcsearch.cli.studies import fetched, local_folder, mirrored
+from gcsearch.cli.tables import (
+    costs,
+    fidelity_table,
+    finalists_table,
+    leaderboard,
+    study_json,
+    study_list,
+    verdict_text,
+)
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError, TrackingError
 from gcsearch.ledger import LEDGER_NAME, read_events
+from gcsearch.storage import is_uri
+
+if TYPE_CHECKING:
+    from gcsearch.tuning.driver import Observer
+    from gcsearch.tuning.spec import StudySpec
 
 MAX_ROWS = 12
 """Rows of the leaderboard at the end of a run; `gcsearch show` prints all."""
@@ -41,18 +55,17 @@ def run_command(
     imports: Sequence[str],
     address: str | None,
     tracking: str | None,
-    studies: Path,
+    studies: str,
     dry_run: bool,
     as_json: bool,
 ) -> int:
     """Run a study and say what came out. Exit code 1 if a trial failed, 130 if interrupted."""
     from gcsearch.tuning.spec import load_study
-    from gcsearch.tuning.study import check_unchanged, record_runs, run_study
+    from gcsearch.tuning.study import check_unchanged
 
     study = load_study(space, experiment=experiment, name=name, trials=trials, assignments=assignments, imports=imports)
-    directory = studies / study.name
-    check_unchanged(study, directory)
     if dry_run:
+        check_unchanged(study, fetched(studies, study.name, may_be_new=True) / study.name)
         if as_json:
             print_json(study.to_dict() | {"rungs": list(study.experiment.rungs)})
         else:
@@ -61,17 +74,32 @@ def run_command(
             results.print(f"# Stopping is decided at {rungs or 'no'} images. Nothing was started.", markup=False)
         return 0
 
-    from gcsearch.tracking import MLflowTracker
-
     study.prepare()
-    uri = store_uri(tracking, studies)
+    with mirrored(studies, study.name) as (folder, mirrors):
+        check_unchanged(study, folder / study.name)
+        uri = store_uri(tracking, folder)
+        code = _run(study, folder, uri, address=address, observers=mirrors)
+    outcome = open_results(folder / study.name)
+    if as_json:
+        print_json(study_json(outcome))
+    else:
+        _print_end(outcome, studies, is_interrupted=code == 130, tracking=uri)
+    return code or (1 if any(outcome.state.of_state("failed")) else 0)
+
+
+def _run(study: StudySpec, studies: Path, uri: str, *, address: str | None, observers: Sequence[Observer]) -> int:
+    """Run a study with its live view and its tracker. Exit code 130 if interrupted."""
+    from gcsearch.tracking import MLflowTracker
+    from gcsearch.tuning.study import record_runs, run_study
+
+    directory = studies / study.name
     directory.mkdir(parents=True, exist_ok=True)
     with progress.status("Opening the MLflow store…") if progress.is_terminal else nullcontext():
         tracker = MLflowTracker(uri, directory, study.name)
     code = 0
     try:
         with LiveView(progress, study.budget.trials) as view:
-            run_study(study, studies, address=address, observers=[view, tracker])
+            run_study(study, studies, address=address, observers=[view, tracker, *observers])
     except KeyboardInterrupt:
         code = 130
     finally:
@@ -80,30 +108,39 @@ def run_command(
         with progress.status("Writing the rest to MLflow…") if progress.is_terminal else nullcontext():
             tracker.close(timeout_s=5.0 if code == 130 else 30.0)
     record_runs(directory, tracker.run_ids)
-
-    outcome = open_results(directory)
-    if as_json:
-        print_json(study_json(outcome))
-    else:
-        _print_end(outcome, is_interrupted=code == 130, uri=uri, command=shlex.join(["gcsearch", *sys.argv[1:]]))
-    return code or (1 if outcome.counts().get("failed") else 0)
+    return code
 
 
-def _print_end(outcome: StudyResults, *, is_interrupted: bool, uri: str, command: str) -> None:
+def _print_end(outcome: StudyResults, studies: str, *, is_interrupted: bool, tracking: str) -> None:
     rows = outcome.rows()
     results.print(leaderboard(outcome, rows[:MAX_ROWS], results.width))
     if len(rows) > MAX_ROWS:
         results.print(f"and {len(rows) - MAX_ROWS} more: gcsearch show {outcome.name}", style="dim")
+    print_finalists(outcome)
     counts = ", ".join(f"{count} {state}" for state, count in outcome.counts().items())
     progress.print(f"Trials: {counts or 'none'}.")
     _print_failures(outcome)
-    progress.print(f"Saved: {outcome.directory}/ (ledger, tables, checkpoints, samples); MLflow: {uri}", soft_wrap=True)
+    place = f"{studies.rstrip('/')}/{outcome.name}" if is_uri(studies) else outcome.directory
+    progress.print(f"Saved: {place}/ (ledger, tables, checkpoints, samples); MLflow: {tracking}", soft_wrap=True)
     if is_interrupted:
+        command = shlex.join(["gcsearch", *sys.argv[1:]])
         progress.print(f"Interrupted. Nothing is lost; to resume:  [bold]{command}[/bold]", soft_wrap=True)
-    else:
-        progress.print("Next:", style="bold")
-        progress.print(f"  gcsearch export {outcome.name}   # the best recipe, its weights and samples")
-        progress.print("  gcsearch ui                      # compare the trials in MLflow")
+        return
+    where = "" if studies == "studies" else f" --studies {shlex.quote(studies)}"
+    export, ui = f"gcsearch export {outcome.name}{where}", f"gcsearch ui{where}"
+    width = max(len(export), len(ui))
+    progress.print("Next:", style="bold")
+    progress.print(f"  {export:{width}}   # the best recipe, its weights and samples", soft_wrap=True)
+    progress.print(f"  {ui:{width}}   # compare the trials in MLflow", soft_wrap=True)
+
+
+def print_finalists(outcome: StudyResults) -> None:
+    """The finalists' table and what it says; nothing without finalists."""
+    selection = outcome.selection
+    if selection is None:
+        return
+    results.print(finalists_table(outcome, selection))
+    results.print(verdict_text(selection), soft_wrap=True)
 
 
 def _print_failures(outcome: StudyResults) -> None:
@@ -111,10 +148,11 @@ def _print_failures(outcome: StudyResults) -> None:
         progress.print(f"{record.trial} {record.state}: {record.reason}", style="yellow", markup=False, soft_wrap=True)
 
 
-def show_command(study: str | None, studies: Path, *, as_json: bool) -> None:
+def show_command(study: str | None, studies: str, *, as_json: bool) -> None:
     """List studies, or show one."""
+    folder = fetched(studies, study)
     if study is None:
-        found = list(all_results(studies))
+        found = list(all_results(folder))
         if as_json:
             print_json({"studies": [study_json(one) | {"trials": len(one.state.trials)} for one in found]})
         elif not found:
@@ -122,38 +160,27 @@ def show_command(study: str | None, studies: Path, *, as_json: bool) -> None:
         else:
             results.print(study_list(found))
         return
-    outcome = open_results(study, studies)
+    outcome = open_results(study, folder)
     if as_json:
         print_json(study_json(outcome))
         return
     results.print(leaderboard(outcome, outcome.rows(), results.width))
-    results.print(_costs(outcome))
+    print_finalists(outcome)
+    results.print(costs(outcome))
+    fidelity = rank_fidelity(outcome)
+    if fidelity.rungs:
+        results.print(fidelity_table(fidelity))
+    results.print(fidelity.advice, soft_wrap=True)
+    for finding in findings(outcome):
+        results.print(f"Note: {finding.text}", style="yellow", markup=False, soft_wrap=True)
     _print_failures(outcome)
 
 
-def _costs(outcome: StudyResults) -> Table:
-    """What the study has cost so far."""
-    last = [record.results[-1].metrics for record in outcome.state.trials.values() if record.results]
-    images = sum(record.images for record in outcome.state.trials.values())
-    full = len(outcome.state.trials) * int(outcome.state.study["horizon_images"])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for heading in ("states", "images trained", "of full-length trials", "training", "evaluation"):
-        table.add_column(heading)
-    table.add_row(
-        ", ".join(f"{count} {state}" for state, count in outcome.counts().items()),
-        f"{images:,}",
-        f"{100 * images / full:.0f} %" if full else "-",
-        duration_text(sum(metrics.get("cost/train_seconds", 0.0) for metrics in last)),
-        duration_text(sum(metrics.get("cost/evaluation_seconds", 0.0) for metrics in last)),
-    )
-    return table
-
-
-def export_command(study: str, trial: str | None, output: Path | None, studies: Path, *, as_json: bool) -> None:
+def export_command(study: str, trial: str | None, output: Path | None, studies: str, *, as_json: bool) -> None:
     """Export the winner or one trial."""
     from gcsearch.export import export_trial, score_text
 
-    outcome = open_results(study, studies)
+    outcome = open_results(study, fetched(studies, study, checkpoints=True))
     folder = output or Path("exports") / outcome.name
     record = export_trial(outcome, folder, trial)
     if as_json:
@@ -168,12 +195,13 @@ def export_command(study: str, trial: str | None, output: Path | None, studies: 
     progress.print(f"  gcsearch train {folder}/best.yaml   # train the recipe again")
 
 
-def sync_command(study: str, tracking: str | None, studies: Path) -> int:
+def sync_command(study: str, tracking: str | None, studies: str) -> int:
     """Write a ledger into MLflow. Exit code 1 if something could not be written."""
     from gcsearch.tracking import MLflowTracker
 
-    outcome = open_results(study, studies)
-    uri = store_uri(tracking, studies)
+    folder = fetched(studies, study)
+    outcome = open_results(study, folder)
+    uri = store_uri(tracking, folder)
     tracker = MLflowTracker(uri, outcome.directory, outcome.name)
     events = read_events(outcome.directory / LEDGER_NAME)
     for event in events:
@@ -183,11 +211,11 @@ def sync_command(study: str, tracking: str | None, studies: Path) -> int:
     return 1 if left else 0
 
 
-def ui_command(tracking: str | None, studies: Path, port: int) -> None:
+def ui_command(tracking: str | None, studies: str, port: int) -> None:
     """Serve the MLflow page until Ctrl-C."""
     from gcsearch.tracking.ui import deep_links, serve
 
-    uri = store_uri(tracking, studies)
+    uri = store_uri(tracking, local_folder(studies))
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.is_file():
         raise StudyError(f"ui: there is no MLflow store at {database}. Run a study first, or name one with --tracking.")

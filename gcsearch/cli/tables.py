@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +11,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gcsearch.analysis.health import findings
+from gcsearch.analysis.rank_fidelity import RankFidelity, rank_fidelity
 from gcsearch.analysis.results import Row, StudyResults
-from gcsearch.cli.console import STATE_STYLES, images_text
+from gcsearch.cli.console import STATE_STYLES, duration_text, images_text
 from gcsearch.ledger import TrialRecord
+from gcsearch.selection import Replicates, Selection
 from gcsearch.tracking.names import number, short_names
 
 WIDE = 110
@@ -43,6 +48,12 @@ def cells(params: dict[str, Any], keys: Sequence[str]) -> list[str]:
     return texts
 
 
+def parameters_text(params: dict[str, Any], keys: Sequence[str]) -> str:
+    """All parameters on one line. Words speak for themselves, numbers need their name."""
+    pairs = zip(headings(keys), cells(params, keys), strict=True)
+    return ", ".join(value if value[0].isalpha() else f"{name} {value}" for name, value in pairs)
+
+
 def state_text(state: str) -> Text:
     """A state in its colour."""
     return Text(state, style=STATE_STYLES.get(state, ""))
@@ -72,11 +83,7 @@ def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -
     for row in rows:
         values = cells(row.record.params, keys)
         if is_narrow:
-            # Words speak for themselves, numbers need their name.
-            texts = (
-                value if value[0].isalpha() else f"{name} {value}" for name, value in zip(names, values, strict=True)
-            )
-            values = [", ".join(texts)]
+            values = [parameters_text(row.record.params, keys)]
         table.add_row(
             str(row.rank) if row.rank else "",
             row.record.trial,
@@ -89,6 +96,121 @@ def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -
     return table
 
 
+def interval_text(recipe: Replicates) -> str:
+    """Mean over seeds with its interval, e.g. ``2.413 [2.301, 2.525]``; what is missing in words."""
+    interval = recipe.interval
+    if not recipe.is_finite:
+        return "diverged on a seed"
+    if interval is None:
+        return "-"
+    ends = "" if interval.low is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"{interval.mean:.3f}{ends}"
+
+
+def finalists_table(results: StudyResults, selection: Selection) -> Table:
+    """The recipes that were trained again, the best mean first; the winner in bold."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
+    metric, extractor = results.metric.removeprefix("eval/"), results.extractor()
+    name = f"{metric} ({extractor})" if extractor else metric
+    table.add_column("", no_wrap=True)
+    table.add_column("recipe of", no_wrap=True)
+    table.add_column(f"{name}: mean [95 %]", no_wrap=True)
+    table.add_column("seeds", justify="right", no_wrap=True)
+    table.add_column("in the search", justify="right", no_wrap=True)
+    table.add_column("training", justify="right", no_wrap=True)
+    table.add_column("parameters")
+    keys = results.state.study["keys"]
+    for recipe in selection.recipes:
+        record = results.state.trials[recipe.candidate]
+        is_winner = recipe is selection.winner
+        mark = "winner" if is_winner else "tie" if recipe.candidate in selection.ties else ""
+        searched = results.value(record)
+        table.add_row(
+            mark,
+            recipe.candidate,
+            interval_text(recipe),
+            f"{len(recipe.values)} of {len(recipe.seeds)}",
+            "-" if searched is None else f"{searched:.3f}",
+            "-" if recipe.seconds is None else duration_text(recipe.seconds),
+            parameters_text(record.params, keys),
+            style="bold" if is_winner else None,
+        )
+    return table
+
+
+def verdict_text(selection: Selection) -> str:
+    """Who won and why, in a sentence or two."""
+    winner = selection.winner
+    waiting = "" if selection.is_final else " Not all finalists are trained yet: run the study again."
+    if winner is None:
+        return f"No winner: no recipe has a score on every fresh seed.{waiting}"
+    text = (
+        f"Winner: the recipe of trial {winner.candidate}, {interval_text(winner)} over {len(winner.seeds)} fresh seeds."
+    )
+    others = [candidate for candidate in selection.ties if candidate != winner.candidate]
+    if others:
+        best = next(recipe for recipe in selection.recipes if recipe.candidate in selection.ties)
+        reason = "the best mean" if best is winner else "cheaper to train"
+        text += f" Within noise ({selection.margin:.2g}) of {', '.join(others)}; chosen as {reason}."
+    return text + waiting
+
+
+def costs(outcome: StudyResults) -> Table:
+    """What the study has cost so far."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    unit = outcome.device_word
+    for heading in ("", "states", "images trained", "of full length", "training", "evaluation", f"{unit}-hours"):
+        table.add_column(heading, no_wrap=heading != "states")
+    for name, records in (("search", outcome.searched()), ("finalists", outcome.finalists())):
+        if not records:
+            continue
+        last = [record.results[-1].metrics for record in records if record.results]
+        images = sum(record.images for record in records)
+        full = len(records) * int(outcome.state.study["horizon_images"])
+        states = Counter(record.state for record in records)
+        table.add_row(
+            name,
+            ", ".join(f"{count} {state}" for state, count in states.items()),
+            f"{images:,}",
+            f"{100 * images / full:.0f} %",
+            duration_text(sum(metrics.get("cost/train_seconds", 0.0) for metrics in last)),
+            duration_text(sum(metrics.get("cost/evaluation_seconds", 0.0) for metrics in last)),
+            f"{sum(record.device_seconds for record in records) / 3600:.2f}",
+        )
+    return table
+
+
+def costs_json(results: StudyResults) -> dict[str, Any]:
+    """What search and finalists have cost, for ``--json``."""
+    parts = {"search": results.searched(), "finalists": results.finalists()}
+    return {"unit": f"{results.device_word}-hours"} | {
+        name: {
+            "trials": len(records),
+            "images": sum(record.images for record in records),
+            "hours": sum(record.device_seconds for record in records) / 3600,
+        }
+        for name, records in parts.items()
+    }
+
+
+def fidelity_table(fidelity: RankFidelity) -> Table:
+    """How well the rungs rank: those at which the stopping rule decides, or all without one."""
+    deciding = [rung for rung in fidelity.rungs if rung.decides] or list(fidelity.rungs)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for heading in ("rung", "Kendall's tau with the last rung [95 %]", "full-length", "audits", "stopped"):
+        table.add_column(heading, justify="left" if "tau" in heading else "right")
+    for rung in deciding:
+        text = f"{rung.tau:5.2f} [{rung.low:.2f}, {rung.high:.2f}]"
+        table.add_row(
+            images_text(rung.images),
+            text if rung.is_unbiased else f"{text} survivors only",
+            str(rung.num_trials),
+            str(rung.num_audits),
+            str(rung.num_stopped),
+        )
+    return table
+
+
 def study_list(studies: Sequence[StudyResults]) -> Table:
     """All studies of a folder."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
@@ -96,7 +218,10 @@ def study_list(studies: Sequence[StudyResults]) -> Table:
         table.add_column(heading, justify="right" if justify == "right" else "left")
     for results in studies:
         ranking = results.ranking()
-        best = f"{results.metric.removeprefix('eval/')} {results.value(ranking[0]):.3f}" if ranking else "-"
+        name = results.metric.removeprefix("eval/")
+        best = f"{name} {results.value(ranking[0]):.3f}" if ranking else "-"
+        if results.selection is not None and results.selection.winner is not None:
+            best = f"{name} {interval_text(results.selection.winner)}"
         counts = ", ".join(f"{count} {state}" for state, count in results.counts().items())
         table.add_row(results.name, str(len(results.state.trials)), best, counts)
     return table
@@ -107,6 +232,7 @@ def row_json(results: StudyResults, row: Row) -> dict[str, Any]:
     record: TrialRecord = row.record
     return {
         "trial": record.trial,
+        "kind": record.kind,
         "rank": row.rank,
         "state": record.state,
         "reason": record.reason,
@@ -119,12 +245,17 @@ def row_json(results: StudyResults, row: Row) -> dict[str, Any]:
 
 
 def study_json(results: StudyResults) -> dict[str, Any]:
-    """A study for ``--json``."""
+    """A study for ``--json``; the trials of the search by rank, then the finalists."""
+    finalists = [Row(record=record, value=results.value(record), rank=None) for record in results.finalists()]
     return {
         "study": results.name,
         "directory": str(results.directory),
         "ended": results.state.ended,
         "objective": results.state.study["objective"],
         "counts": results.counts(),
-        "trials": [row_json(results, row) for row in results.rows()],
+        "costs": costs_json(results),
+        "finalists": None if results.selection is None else results.selection.to_dict(),
+        "rank_fidelity": rank_fidelity(results).to_dict(),
+        "warnings": [dataclasses.asdict(finding) for finding in findings(results)],
+        "trials": [row_json(results, row) for row in [*results.rows(), *finalists]],
     }

@@ -19,7 +19,7 @@ from gcsearch.metrics import Extractor, Metric, ModelMetric, SampleMetric, extra
 from gcsearch.metrics.fid import FID
 from gcsearch.metrics.kid import KID
 from gcsearch.metrics.scoring import check_metric
-from gcsearch.registry import spec
+from gcsearch.registry import files_of, spec
 from gcsearch.science.couplings import Coupling, Generator
 from gcsearch.science.distances import Distance, PseudoHuber
 from gcsearch.science.ema import EMA, PowerWarmup
@@ -215,6 +215,10 @@ class Experiment:
         """
         self.distance.prepare()
         self.extractor.prepare()
+
+    def files(self) -> dict[str, Path]:
+        """Files outside the package that the training reads: see `gcsearch.registry.Component.files`."""
+        return files_of(self) | files_of(self.extractor)
 
     @property
     def recipe(self) -> Recipe:

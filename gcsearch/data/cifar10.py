@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import IO, Final
 import numpy as np
 
 from gcsearch.data.base import datasets
+from gcsearch.data.bounded import check_size, read_all
 from gcsearch.data.conversion import Pixels, Progress, Source
 from gcsearch.data.download import download, md5_of
 from gcsearch.data.image_set import ImageSet
@@ -103,12 +105,15 @@ class CIFAR10(ImageSet):
 def _names(path: Path) -> list[str]:
     """Names of the training batches inside the archive or folder, in order."""
     if path.is_dir():
-        inside = [file.name for file in path.iterdir()]
+        inside = [file.name for file in path.iterdir() if file.is_file()]
     else:
         if not path.is_file():
             raise DataError(f"{path}: must be {CIFAR10.wanted}, found nothing there.")
+        inside = []
         with _archive(path) as archive:
-            inside = archive.getnames()
+            for member in archive:
+                check_size(member.offset_data + member.size, str(path))  # before it is passed over
+                inside.append(member.name)
     for suffix in (".bin", ""):
         wanted = [f"data_batch_{number}{suffix}" for number in range(1, NUM_BATCHES + 1)]
         found = {name.rsplit("/", 1)[-1]: name for name in inside}
@@ -122,7 +127,7 @@ def _archive(path: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path) as archive:
             yield archive
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise DataError(f"{path}: must be a complete tar archive, but {error}. Download it again.") from None
 
 
@@ -135,10 +140,11 @@ def _batches(path: Path) -> Iterator[Opener]:
     with _archive(path) as archive:
 
         def open_member(name: str) -> IO[bytes]:
-            member = archive.extractfile(name)
-            if member is None:
+            member = archive.getmember(name)
+            file = archive.extractfile(member) if member.isreg() else None  # links may lead in circles
+            if file is None:
                 raise DataError(f"{path}: {name} must be a file.")
-            return member
+            return file
 
         yield open_member
 
@@ -174,9 +180,8 @@ def _count(file: IO[bytes], where: str) -> int:
 
 def _binary(file: IO[bytes], where: str) -> Pixels:
     """Images of a binary batch: records of a label and 3072 pixels, red plane first."""
-    del where
     with file:
-        records = np.frombuffer(file.read(), np.uint8).reshape(-1, PIXELS + 1)
+        records = np.frombuffer(read_all(file, where), np.uint8).reshape(-1, PIXELS + 1)
     return records[:, 1:].reshape(-1, 3, 32, 32)
 
 

@@ -115,7 +115,8 @@ def convert(target: Path, name: str, source: Source, progress: Progress = lambda
     """Write the images of a source to a file of the store.
 
     An interrupted conversion goes on where it was last safe, if the source is still the same; the result does not
-    depend on interruptions. Memory stays at a few chunks. Disk: twice the size of the file until the end.
+    depend on interruptions. One that the source itself has stopped leaves nothing behind. Memory stays at a few chunks.
+    Disk: twice the size of the file until the end.
 
     Args:
         target: The file; it appears when it is complete.
@@ -132,8 +133,16 @@ def convert(target: Path, name: str, source: Source, progress: Progress = lambda
         with unfinished.open("a+b") as file:
             _lock(file, target)
             tally = _resume(file, notes, source)
-            _check_space(target, source, tally.count)
-            _append(file, notes, source, tally, progress)
+            is_worth_keeping = tally.count > 0
+            try:
+                _check_space(target, source, tally.count)
+                is_worth_keeping = False  # what fails from here on is the source, and a repaired one begins anew
+                _append(file, notes, source, tally, progress)
+            except DataError:
+                if not is_worth_keeping:
+                    unfinished.unlink()
+                    notes.unlink(missing_ok=True)
+                raise
             metadata = _describe(name, source, tally)
             assembled = _beside(target, ".partial.arrow")
             write_images(assembled, unfinished, metadata)

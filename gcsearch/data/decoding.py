@@ -24,6 +24,9 @@ CHUNK: Final = 64
 
 MODES: Final = {1: "L", 3: "RGB"}
 
+MAX_PIXELS: Final = 1 << 27
+"""Most pixels of a resized image, 0.4 GB; an image of one row would become far more."""
+
 DEEP_MODES: Final = ("I", "F")
 """Beginnings of PIL's names for more than 8 bits per channel, which would be clipped without a word."""
 
@@ -92,6 +95,8 @@ class Decoder:
         if short != self.resolution:
             # The longer side is rounded down, as torchvision does.
             width, height = (int(self.resolution * side / short) for side in (width, height))
+            if width * height > MAX_PIXELS:
+                raise DataError(f"{name}: must not be that long and narrow, got {image.size}. Crop or remove it.")
             image = image.resize((width, height), PIL.Image.Resampling[self.filter.upper()])
         pixels = np.asarray(_centre(image, self.resolution))
         return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)

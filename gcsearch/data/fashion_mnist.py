@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from gcsearch.data.base import datasets
+from gcsearch.data.bounded import read_all
 from gcsearch.data.conversion import Pixels, Progress, Source
 from gcsearch.data.download import download
 from gcsearch.data.image_set import ImageSet
@@ -111,10 +112,12 @@ def read_idx(path: Path) -> tuple[Pixels, str]:
 
     Format: the number 2051 (bytes, three dimensions), N, H, W as big-endian 32-bit integers, then the pixels.
     """
-    raw = path.read_bytes()
     try:
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        magic, *shape = struct.unpack(">4i", data[:16])
+        with path.open("rb") as raw:
+            is_packed = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            data = read_all(file, str(path))
+        magic, *shape = struct.unpack(">4I", data[:16])
         if magic != 2051:
             raise ValueError(f"its first number is {magic}, not 2051")
         return np.frombuffer(data, np.uint8, offset=16).reshape(shape), hashlib.md5(data).hexdigest()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
+import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from gcsearch.data.bounded import read_all
 from gcsearch.errors import DataError
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -66,6 +70,10 @@ def open_lmdb(path: Path) -> Collection:
         ) from None
     try:
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False)
+        # A page beyond the end of a mapped file ends the process.
+        pages, size = environment.info()["last_pgno"] + 1, (path / "data.mdb").stat().st_size
+        if pages * environment.stat()["psize"] > size:
+            raise DataError(f"{path}: must be a complete LMDB, but data.mdb ends too early. Download it again.")
         with environment.begin() as transaction:
             keys = list(transaction.cursor().iternext(keys=True, values=False))
     except lmdb.Error as error:
@@ -78,7 +86,6 @@ def open_lmdb(path: Path) -> Collection:
         with environment.begin() as transaction:
             return bytes(transaction.get(names[name]))
 
-    size = (path / "data.mdb").stat().st_size
     return Collection(
         names=list(names), identity=identity_of([*names, str(size)]), description=f"{path.name} (LMDB)", read=read
     )
@@ -90,15 +97,23 @@ def _folder(path: Path) -> Collection:
         for name in files:
             file = Path(directory, name)
             relative = file.relative_to(path)
-            if _is_image(relative.as_posix()):
-                found.append((relative.as_posix(), file.stat()))
+            if not _is_image(relative.as_posix()):
+                continue
+            try:
+                status = file.stat()
+            except OSError as error:  # a link to nowhere
+                raise DataError(f"{file}: must be readable, but {error.strerror}. Repair or remove it.") from None
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"{file}: must be a file, got something that only has the name of one. Remove it.")
+            found.append((relative.as_posix(), status))
     # Sorted by name: the order in which a file system lists files differs from machine to machine.
     found.sort(key=lambda entry: entry[0])
     identity = identity_of(f"{name}\0{status.st_size}\0{status.st_mtime_ns}" for name, status in found)
 
     def read(name: str) -> bytes:
         try:
-            return (path / name).read_bytes()
+            with (path / name).open("rb") as file:
+                return read_all(file, str(path / name))
         except OSError as error:
             raise DataError(f"{path / name}: must be readable, but {error.strerror}.") from None
 
@@ -107,18 +122,39 @@ def _folder(path: Path) -> Collection:
 
 
 def _zip(path: Path) -> Collection:
-    archive = zipfile.ZipFile(path)
+    archive = open_zip(path)
     members = sorted((info for info in archive.infolist() if _is_image(info.filename)), key=lambda info: info.filename)
     identity = identity_of(f"{info.filename}\0{info.file_size}\0{info.CRC}" for info in members)
 
     def read(name: str) -> bytes:
         try:
-            return archive.read(name)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+            with archive.open(name) as file:
+                return read_all(file, f"{path}: {name}")
+        except (
+            zipfile.BadZipFile,
+            RuntimeError,
+            NotImplementedError,
+            EOFError,
+            OSError,
+            zlib.error,
+            lzma.LZMAError,
+        ) as error:
             raise DataError(f"{path}: {name} must be readable, but {error}.") from None
 
     names = [info.filename for info in members]
     return Collection(names=names, identity=identity, description=f"{path.name} (zip archive)", read=read)
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Zip archive; nothing of it is unpacked to disk.
+
+    Raises:
+        DataError: Its directory is damaged.
+    """
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+        raise DataError(f"{path}: must be a complete zip archive, but {error}. Download it again.") from None
 
 
 def _is_image(name: str) -> bool:

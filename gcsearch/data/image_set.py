@@ -19,7 +19,7 @@ from gcsearch.data.decoding import Decoder
 from gcsearch.data.image_files import Collection
 from gcsearch.data.store import SUFFIX, StoredImages, open_images
 from gcsearch.errors import DataError
-from gcsearch.files import default_data_dir
+from gcsearch.files import default_data_dir, supplied
 
 
 class ImageSet(Dataset):
@@ -77,6 +77,10 @@ class ImageSet(Dataset):
         """File of these images in the store."""
         return (store or default_data_dir()) / f"{self.file_stem}{SUFFIX}"
 
+    def files(self) -> dict[str, Path]:
+        path = self.stored_at()
+        return {path.name: path}
+
     def open(self, store: Path | None = None) -> StoredImages:
         """The stored images.
 
@@ -84,6 +88,8 @@ class ImageSet(Dataset):
             DataError: They have to be prepared first, or the file is damaged.
         """
         path = self.stored_at(store)
+        if store is None:
+            path = supplied(path.name) or path
         if not path.exists():
             raise DataError(
                 f"data '{self.name}': must be prepared first, there is no {path}. Run {self.prepare_command('PATH')}, "

@@ -14,10 +14,11 @@ from typing import IO, Final, Literal
 import numpy as np
 
 from gcsearch.data.base import datasets
+from gcsearch.data.bounded import check_size
 from gcsearch.data.cifar10 import planes
 from gcsearch.data.conversion import Pixels, Source
 from gcsearch.data.decoding import Decoder
-from gcsearch.data.image_files import identity_of, open_collection
+from gcsearch.data.image_files import identity_of, open_collection, open_zip
 from gcsearch.data.image_set import ImageSet, decoded
 from gcsearch.data.unpickling import load_arrays
 from gcsearch.errors import DataError
@@ -104,8 +105,8 @@ def find_batches(path: Path) -> dict[str, Callable[[], IO[bytes]]]:
     """Openers of the ten training batches in a folder or zip archive, in order; empty if they are not there."""
     files: dict[str, Callable[[], IO[bytes]]] = {}
     if zipfile.is_zipfile(path):
-        archive = zipfile.ZipFile(path)
-        files = {Path(name).name: partial(archive.open, name) for name in archive.namelist()}
+        archive = open_zip(path)
+        files = {Path(info.filename).name: partial(_open_member, archive, info, path) for info in archive.infolist()}
     elif path.is_dir():
         files = {file.name: partial(_open, file) for file in path.iterdir() if file.is_file()}
     for suffix in (".npz", ""):
@@ -123,6 +124,14 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> IO[bytes]:
+    check_size(info.file_size, f"{path}: {info.filename}")
+    try:
+        return archive.open(info)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+        raise DataError(f"{path}: {info.filename} must be readable, but {error}. Download it again.") from None
+
+
 def _npz_count(file: IO[bytes], where: str) -> int | None:
     """Images in an npz batch, from the header of its array; None for a pickle."""
     try:
@@ -131,11 +140,12 @@ def _npz_count(file: IO[bytes], where: str) -> int | None:
                 return None
             file.seek(0)
             with zipfile.ZipFile(file) as archive, archive.open("data.npy") as array:
+                check_size(archive.getinfo("data.npy").file_size, where)
                 version = np.lib.format.read_magic(array)
                 header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
                 shape, _, _ = header[version](array)
                 return int(shape[0])
-    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, zlib.error) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{where} must be an npz file with the array 'data', but {error}.") from None
 
 
@@ -149,7 +159,7 @@ def _images(file: IO[bytes], where: str) -> Pixels:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return planes(arrays["data"], 32, where)
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, zlib.error) as error:
+        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, MemoryError, zlib.error) as error:
             raise DataError(f"{where} must be an npz file with the array 'data', but {error}.") from None
 
 

@@ -103,8 +103,7 @@ def find_files(path: Path) -> list[Path]:
         splits = ", ".join(sorted(child.name for child in path.iterdir() if child.is_dir()))
         raise DataError(f"{path}: must be one split of the data set. Name one of its folders: {splits}.")
     if (path / "state.json").is_file():  # written by `datasets`; other Arrow files beside it are its caches
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        return [path / entry["filename"] for entry in state["_data_files"]]
+        return _saved_files(path)
     files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     if not files:
         raise DataError(f"{path}: must hold files that end in {', '.join(SUFFIXES)}, found none.")
@@ -116,6 +115,22 @@ def find_files(path: Path) -> list[Path]:
             f"Name the files of one, for example '{files[0].parent / example}-*{files[0].suffix}'."
         )
     return files
+
+
+def _saved_files(path: Path) -> list[Path]:
+    """Files that `datasets` names in its `state.json`."""
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path / 'state.json'}: must list the data files, but {type(error).__name__}: {error}. "
+            "Save the data set again, or name its files with a pattern."
+        ) from None
+    for name in names:
+        if Path(name).name != name:
+            raise DataError(f"{path / 'state.json'}: must name files of its own folder, got '{name}'. Do not use it.")
+    return [path / name for name in names]
 
 
 def _relative(pattern: Path) -> str:

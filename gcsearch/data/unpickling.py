@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from typing import IO, Any, Final
 
+import numpy as np
+
+from gcsearch.data.bounded import read_all
 from gcsearch.errors import DataError
 
 ALLOWED: Final = {
@@ -41,10 +45,11 @@ def load_arrays(file: IO[bytes], where: str) -> dict[str, Any]:
         The dict, with its keys as text.
 
     Raises:
-        DataError: The pickle refers to anything but numpy arrays, or is damaged.
+        DataError: The pickle refers to anything but numpy arrays, claims more than it holds, or is damaged.
     """
+    data = read_all(file, where)
     try:
-        content = _ArraysOnly(file, encoding="bytes").load()
+        content = _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
     except _Refused as error:
         raise DataError(
             f"{where}: must hold arrays only, but asks for {error}. This is not the published file; do not use it."
@@ -53,4 +58,11 @@ def load_arrays(file: IO[bytes], where: str) -> dict[str, Any]:
         raise DataError(f"{where}: must be a readable pickle, but {type(error).__name__}: {error}.") from None
     if not isinstance(content, dict):
         raise DataError(f"{where}: must hold a dict of arrays, got {type(content).__name__}.")
+    for value in content.values():
+        # A few bytes can ask for an array of any size, filled with whatever is in memory.
+        if isinstance(value, np.ndarray) and value.nbytes > len(data):
+            raise DataError(
+                f"{where}: must hold its arrays, but asks for one of {value.nbytes:,} bytes in a file of "
+                f"{len(data):,}. This is not the published file; do not use it."
+            )
     return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in content.items()}

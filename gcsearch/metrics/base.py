@@ -65,6 +65,20 @@ class SampleMetric(Metric, ABC):
         a diverged trial.
         """
 
+    def influences(self, generated: Tensor, reference: ReferenceFeatures) -> dict[str, Tensor]:
+        """How much each generated example moves the values under `keys`, (N,) each, where a formula is known.
+
+        U_i = derivative of the value in e at e = 0, if every example has the weight (1 - e) / N, and example i e more.
+
+        Their mean is 0. Keys with influences need no resamples.
+
+        Args:
+            generated: Finite features, (N, d).
+            reference: Features of the data.
+        """
+        del generated, reference
+        return {}
+
     def resampled(self, generated: Tensor, reference: ReferenceFeatures, counts: Tensor) -> dict[str, Tensor]:
         """Values under `keys` for resamples of the generated examples, shape (B,) each; the bootstrap's raw material.
 
@@ -74,7 +88,8 @@ class SampleMetric(Metric, ABC):
             counts: How often each example is in each resample, float64, (B, N).
 
         Returns:
-            A key that is left out has no interval: resampling with replacement would say nothing about it.
+            A key that is neither here nor in `influences` has no interval: resampling with replacement would say
+            nothing about it.
         """
         del generated, reference, counts
         return {}

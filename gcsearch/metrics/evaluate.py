@@ -14,7 +14,7 @@ from torch import Tensor
 from gcsearch.metrics.base import SampleMetric
 from gcsearch.metrics.features import Extractor
 from gcsearch.metrics.identity import describe
-from gcsearch.metrics.reference import ReferenceFeatures, extract
+from gcsearch.metrics.reference import BATCH_SIZE, ReferenceFeatures, extract
 from gcsearch.metrics.scoring import Scorer
 from gcsearch.science.images import to_bytes
 from gcsearch.science.preconditioning import ConsistencyFunction
@@ -92,7 +92,7 @@ class Evaluator:
     reference_name: str
     is_image: bool
     device: torch.device | str = "cpu"
-    batch_size: int = 500
+    batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
         if self.num_samples < self.scorer.min_samples:
@@ -193,7 +193,7 @@ class Draws:
     source: NoiseSource
     is_image: bool
     device: torch.device | str
-    batch_size: int
+    batch_size: int = BATCH_SIZE
 
     @cached_property
     def features(self) -> Callable[[Tensor], Tensor]:

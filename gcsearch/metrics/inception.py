@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from gcsearch.errors import WeightsError
-from gcsearch.files import replacing
+from gcsearch.files import replacing, supplied
+from gcsearch.findings import Finding
 from gcsearch.metrics.features import Extractor, extractors
 
 VARIABLE: Final = "GCSEARCH_INCEPTION"
@@ -80,11 +81,23 @@ class InceptionExtractor(Extractor):
         # Without the bias, as the original inception score and torch-fidelity have it.
         return features @ _state(self._path())["fc.weight"].T
 
-    def _path(self) -> Path:
+    def files(self) -> dict[str, Path]:
+        named = self._named()
+        return {self._supply_name: hub_path() if named is None else named}
+
+    @property
+    def _supply_name(self) -> str:
+        return f"weights of the extractor inception {self.weights}"
+
+    def _named(self) -> Path | None:
+        """File that the user has named."""
         named = self.weights or os.environ.get(VARIABLE)
-        if not named:
+        return Path(named).expanduser() if named else None
+
+    def _path(self) -> Path:
+        path = supplied(self._supply_name) or self._named()
+        if path is None:
             return _published_file()
-        path = Path(named).expanduser()
         if not path.is_file():
             where = "--inception-weights" if self.weights else VARIABLE
             raise WeightsError(
@@ -96,6 +109,24 @@ class InceptionExtractor(Extractor):
         path = self._path()
         status = path.stat()
         return _file_sha256(path, status.st_size, status.st_mtime_ns)
+
+
+def check_weights() -> Finding:
+    """Whether the weights are here. Downloads nothing."""
+    named = os.environ.get(VARIABLE)
+    path = Path(named).expanduser() if named else hub_path()
+    if not path.is_file():
+        return Finding(
+            name="Inception",
+            state="broken" if named else "missing",
+            found=f"no file {path}",
+            advice=f"Only scores that papers report need it (--extractor inception). {_instructions()}",
+        )
+    status = path.stat()
+    if _file_sha256(path, status.st_size, status.st_mtime_ns) != SHA256:
+        found = f"{path} is not the published file"
+        return Finding(name="Inception", state="broken", found=found, advice=_instructions())
+    return Finding(name="Inception", state="ok", found=str(path))
 
 
 def hub_path() -> Path:

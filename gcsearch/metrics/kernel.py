@@ -1,15 +1,55 @@
-"""The cubic kernel of KID, k(x, y) = (x.y / d + 1)^3, in float64 and in blocks, so that memory stays bounded."""
+"""The cubic kernel of KID, k(x, y) = (x.y / d + 1)^3, in float64: its means over pairs, with bounded memory."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
 import torch
 from torch import Tensor
 
-BLOCK: Final = 2048
-"""Rows of the kernel matrix at once: 2,048 x 50,000 values are 0.8 GB."""
+BLOCK: Final = 256
+"""Rows of the kernel matrix at once: for a set of 2,048 they fit into a core's cache, for 50,000 they are 0.1 GB."""
+
+MAP_BLOCK: Final = 4096
+"""Examples at once in `mean_map`."""
+
+MAX_MAPPED: Final = 128
+"""Most features for which means over pairs come from `mean_map`: a few numbers per triple of features instead of one
+per pair of examples. At 64 features and 10,000 against 60,000 examples, that takes a fortieth of the time."""
+
+
+def mean_map(features: Tensor) -> Tensor | None:
+    """Mean over examples of the kernel's explicit map phi, with phi(x) . phi(y) = k(x, y).
+
+    With z = (x / d^(1/2), 1), the kernel is (z . z')^3, the inner product of the third powers of z and z'. Of these
+    symmetric tensors, about a third of the entries is kept: those whose first index is the lowest.
+
+    Args:
+        features: (N, d).
+
+    Returns:
+        About d^3 / 3 numbers; None if there are more than `MAX_MAPPED` features. The inner product of two of these is
+        the mean kernel over all pairs of an example of one set and one of the other.
+    """
+    count, num_features = features.shape
+    if num_features > MAX_MAPPED:
+        return None
+    sums = [torch.zeros(size, size, dtype=torch.float64) for size in range(num_features + 1, 0, -1)]
+    for rows in torch.split(features, MAP_BLOCK):
+        scaled = rows.double() / math.sqrt(num_features)
+        columns = torch.cat([scaled, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1).T.contiguous()
+        for index, total in enumerate(sums):
+            rest = columns[index:]
+            total.addmm_(rest * columns[index], rest.T)
+    for total in sums:
+        # Of the orders of a triple: the lowest index occurs once (three orders per kept entry), twice (three orders,
+        # two entries), or three times.
+        total[1:, 1:] *= math.sqrt(3)
+        total[0, 1:] *= math.sqrt(1.5)
+        total[1:, 0] *= math.sqrt(1.5)
+    return torch.cat([total.flatten() for total in sums]) / count
 
 
 def blocks(left: Tensor, right: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -29,16 +69,19 @@ def diagonal(features: Tensor) -> Tensor:
     return (squares / features.shape[1] + 1) ** 3
 
 
-def mean_within(features: Tensor) -> float:
-    """Mean kernel over all pairs of different examples of one set."""
+def mean_within(features: Tensor, mapped: Tensor | None) -> float:
+    """Mean kernel over all pairs of different examples of one set, whose `mean_map` is given if it has one."""
     count = len(features)
-    # Only the part right of each block: the matrix is symmetric.
-    total = 0.0
-    for start in range(0, count, BLOCK):
-        rows = features[start : start + BLOCK]
-        for _, values in blocks(rows, features[start:]):
-            own = values[:, : len(rows)]
-            total += float(own.sum() + 2 * (values.sum() - own.sum()))
+    if mapped is not None:
+        total = count**2 * float(mapped @ mapped)
+    else:
+        # Only the part right of each block: the matrix is symmetric.
+        features, total = features.double(), 0.0
+        for start in range(0, count, BLOCK):
+            rows = features[start : start + BLOCK]
+            for _, values in blocks(rows, features[start:]):
+                own = values[:, : len(rows)].sum()
+                total += float(2 * values.sum() - own)
     return (total - float(diagonal(features).sum())) / (count * (count - 1))
 
 

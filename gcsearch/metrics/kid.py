@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gcsearch.metrics.base import SampleMetric, metrics
-from gcsearch.metrics.kernel import mean_between, mean_within, resampled_means
+from gcsearch.metrics.kernel import mean_between, mean_map, mean_within, resampled_means
 from gcsearch.metrics.reference import ReferenceFeatures
 
 
@@ -32,8 +32,9 @@ class KID(SampleMetric):
         self.check_count(generated)
         if not generated.isfinite().all():
             return self.undefined()
-        between = mean_between(generated, reference.features)
-        return {"kid": mean_within(generated) + reference.kernel_mean - 2 * between}
+        own, data = mean_map(generated), reference.kernel_map
+        between = mean_between(generated, reference.features) if own is None or data is None else float(own @ data)
+        return {"kid": mean_within(generated, own) + reference.kernel_mean - 2 * between}
 
     def resampled(self, generated: Tensor, reference: ReferenceFeatures, counts: Tensor) -> dict[str, Tensor]:
         within, between = resampled_means(generated, reference.features, counts)

@@ -20,7 +20,7 @@ from torch import Tensor
 from gcsearch.errors import DataError
 from gcsearch.files import replacing
 from gcsearch.metrics.features import Extractor
-from gcsearch.metrics.kernel import mean_within
+from gcsearch.metrics.kernel import mean_map, mean_within
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,15 @@ class ReferenceFeatures:
         return symmetric_root(self.covariance)
 
     @cached_property
+    def kernel_map(self) -> Tensor | None:
+        """Mean of the explicit map of KID's kernel, for few features; computed at first use."""
+        return mean_map(self.features)
+
+    @cached_property
     def kernel_mean(self) -> float:
         """Mean of KID's kernel over pairs of different examples."""
-        return mean_within(self.features) if self.known_kernel_mean is None else self.known_kernel_mean
+        known = self.known_kernel_mean
+        return mean_within(self.features, self.kernel_map) if known is None else known
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, classes) of features (N, d) of the same extractor."""

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -166,8 +167,7 @@ class Generator(Coupling):
             evaluated (the section `ema`), as published. A long average lags behind a short training, and as predictor
             it would generate from early weights.
         checkpoint: File of the frozen predictor, a checkpoint of gcsearch, of which the averaged weights are taken.
-            Its data must have the same shape and its process must be the same. For ``frozen`` only. A relative path
-            starts at the working directory, which workers of a study need not share: give an absolute one there.
+            Its data must have the same shape and its process must be the same. For ``frozen`` only.
         base: Coupling that data and noise get before any end point is generated: ``independent``, or ``ot`` (see
             `OptimalTransport`).
         clamp: Clip generated end points to [-1, 1], the range of images. Not in the papers.
@@ -207,6 +207,9 @@ class Generator(Coupling):
             raise ValueError(
                 f"predictor_ema must be left out unless predictor is 'ema', got predictor {self.predictor!r}"
             )
+
+    def files(self) -> dict[str, Path]:
+        return {} if self.checkpoint is None else {self.checkpoint: Path(self.checkpoint)}
 
     def mixing_rate(self, progress: float) -> float:
         """Mu at `progress` = step / num_steps."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gcsearch.registry import Component, Registry
-from gcsearch.science.perceptual import load_weights, perceptual_distance
+from gcsearch.science.perceptual import load_weights, perceptual_distance, weight_files
 from gcsearch.science.shapes import Batch, PerExample
 
 
@@ -146,6 +147,9 @@ class LPIPS(Distance):
                 f"distance 'lpips' needs images (channels, height, width) of 1 or 3 channels, the data has shape "
                 f"{event_shape}. Use distance.name=pseudo_huber"
             )
+
+    def files(self) -> dict[str, Path]:
+        return weight_files()
 
     def prepare(self) -> None:
         load_weights(torch.device("cpu"))

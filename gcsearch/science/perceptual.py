@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gcsearch.errors import WeightsError
+from gcsearch.files import supplied
 from gcsearch.science.shapes import Images, PerExample
 
 ENVIRONMENT = "GCSEARCH_LPIPS"
@@ -93,38 +94,47 @@ def _features(images: Tensor, weights: dict[str, Tensor], pooling: str) -> list[
     return features
 
 
+def weight_files() -> dict[str, Path]:
+    """Where the files are, or would be, on this machine, by their published names."""
+    named = os.environ.get(ENVIRONMENT)
+    folder = Path(named) if named else Path(torch.hub.get_dir()) / "checkpoints"
+    return {file.name: folder / file.name for file in (VGG16, HEADS)}
+
+
 def load_weights(device: torch.device) -> dict[str, Tensor]:
     """Weights of VGG16's convolutions and of the heads, read once per process and device.
 
     Raises:
         WeightsError: A file is missing and cannot be downloaded, or is not the published one.
     """
-    named = os.environ.get(ENVIRONMENT)
-    folder = Path(named) if named else Path(torch.hub.get_dir()) / "checkpoints"
-    return _weights(folder, not named, device)
+    places = {name: supplied(name) or path for name, path in weight_files().items()}
+    return _weights(tuple(places.values()), not os.environ.get(ENVIRONMENT), device)
 
 
 @lru_cache(maxsize=4)
-def _weights(folder: Path, may_download: bool, device: torch.device) -> dict[str, Tensor]:
+def _weights(places: tuple[Path, ...], may_download: bool, device: torch.device) -> dict[str, Tensor]:
     if device.type != "cpu":
-        return {name: value.to(device) for name, value in _weights(folder, may_download, torch.device("cpu")).items()}
-    _require(folder, may_download)
+        return {name: value.to(device) for name, value in _weights(places, may_download, torch.device("cpu")).items()}
+    _require(places, may_download)
     kept = {f"features.{layer}.{part}" for layers in BLOCKS for layer in layers for part in ("weight", "bias")}
-    content = _read(folder, VGG16)
-    return {name: content[name].detach() for name in kept} | _read(folder, HEADS)
+    content, heads = (_read(path, file) for path, file in zip(places, (VGG16, HEADS), strict=True))
+    return {name: content[name].detach() for name in kept} | heads
 
 
-def _require(folder: Path, may_download: bool) -> None:
-    """Make sure that both files are in the folder."""
-    missing = [file for file in (VGG16, HEADS) if not (folder / file.name).is_file()]
-    urls = " and ".join(file.url for file in missing)
-    needs = f"{folder}: must hold {' and '.join(file.name for file in missing)} for the distance 'lpips'"
-    if missing and not may_download:
+def _require(places: tuple[Path, ...], may_download: bool) -> None:
+    """Make sure that both files are there."""
+    missing = [(path, file) for path, file in zip(places, (VGG16, HEADS), strict=True) if not path.is_file()]
+    if not missing:
+        return
+    folder = missing[0][0].parent
+    urls = " and ".join(file.url for _, file in missing)
+    needs = f"{folder}: must hold {' and '.join(file.name for _, file in missing)} for the distance 'lpips'"
+    if not may_download:
         raise WeightsError(f"{needs}, got no such file. Put {urls} there; {ENVIRONMENT} names this folder.")
-    for file in missing:
+    for path, file in missing:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(file.url, str(folder / file.name), hash_prefix=file.sha256)
+            torch.hub.download_url_to_file(file.url, str(path), hash_prefix=file.sha256)
         except (OSError, RuntimeError, HTTPException) as error:
             raise WeightsError(
                 f"{needs}, got no such file, and downloading failed: {error}. Get {urls} on a machine with a "
@@ -132,8 +142,7 @@ def _require(folder: Path, may_download: bool) -> None:
             ) from None
 
 
-def _read(folder: Path, file: PublishedFile) -> dict[str, Tensor]:
-    path = folder / file.name
+def _read(path: Path, file: PublishedFile) -> dict[str, Tensor]:
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from gcsearch.ledger import Event, StudyState, TrialRecord
+from gcsearch.selection import select
 from gcsearch.tracking.names import STUDY_COLOR, color, config_params, legal_key, number, run_name, varied_params
 from gcsearch.tracking.page import page
 
@@ -99,8 +100,10 @@ def _start(update: RunUpdate, event: Event, study: Event) -> None:
         "gcsearch.fingerprint": event.get("fingerprint", ""),
         "gcsearch.recipe": event.get("recipe", ""),
         "gcsearch.seed": str(seed),
-        "mlflow.runColor": color(event["trial"]),
+        "mlflow.runColor": color(event.get("candidate") or event["trial"]),
     }
+    if "candidate" in event:
+        update.tags["gcsearch.candidate"] = event["candidate"]
     update.set_state("running", milliseconds(event))
 
 
@@ -129,6 +132,15 @@ def _add_winner(update: RunUpdate, state: StudyState) -> None:
         return
     winner, key, use = ranking[0], _objective(state)["key"], _objective(state).get("use", "last")
     value = winner.value(key, use, _lower_is_better(state))
+    note = _markdown(leaderboard(state), key)
+    selection = select(state)
+    if selection is not None and selection.winner is not None and selection.weights is not None:
+        winner, interval = selection.weights, selection.winner.interval
+        assert interval is not None
+        value = interval.mean
+        text = f"{value:.4g} [{interval.low:.4g}, {interval.high:.4g}], mean of {interval.num} fresh seeds"
+        update.tags["gcsearch.winner.score"] = text
+        note = f"Winner: the recipe of trial {selection.winner.candidate}, `{key}` {text}.\n\n{note}"
     assert value is not None
     # Always the same step: MLflow takes the value at the highest one for the latest, also after the study was extended.
     step = kimg(state.study.get("horizon_images", winner.images))
@@ -136,7 +148,7 @@ def _add_winner(update: RunUpdate, state: StudyState) -> None:
     update.tags |= {
         "gcsearch.winner": winner.trial,
         "gcsearch.winner.fingerprint": winner.fingerprint,
-        "mlflow.note.content": _markdown(leaderboard(state), key),
+        "mlflow.note.content": note,
     }
     names = varied_params(winner.params, state.study.get("keys", ()))
     update.tags |= {f"gcsearch.winner.{name}": text for name, text in names.items()}

@@ -31,7 +31,7 @@ class Group:
     """The processes of one training. This class is a process alone; `TorchGroup` is several.
 
     Attributes:
-        rank: Number of this process, 0-based. The first one evaluates and writes files.
+        rank: Number of this process, 0-based. The first one scores and writes files.
         size: Processes.
     """
 
@@ -40,7 +40,7 @@ class Group:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process evaluates and writes files."""
+        """Whether this process scores and writes files."""
         return self.rank == 0
 
     @property
@@ -54,6 +54,10 @@ class Group:
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         """The first process's flags, in every process."""
         return flags
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes in the first one, in the order of their ranks; nothing in the others."""
+        return [value]
 
     def from_first(self, compute: Callable[[], T]) -> T:
         """What `compute` returns in the first process, in every process; the others wait and do not call it.
@@ -92,6 +96,12 @@ class TorchGroup(Group):
         with _together():
             dist.broadcast(message, src=0)
             return tuple(bool(flag) for flag in message.tolist())
+
+    def gather(self, value: T) -> list[T]:
+        values: list[Any] | None = [None] * self.size if self.is_first else None
+        with _together():
+            dist.gather_object(value, values, dst=0)
+        return values or []
 
     def from_first(self, compute: Callable[[], T]) -> T:
         message: list[Any] = [None, None]

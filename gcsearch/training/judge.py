@@ -14,12 +14,14 @@ from gcsearch.config import Experiment
 from gcsearch.data import Examples
 from gcsearch.files import default_cache_dir
 from gcsearch.metrics.base import Subject
-from gcsearch.metrics.evaluate import Evaluator
+from gcsearch.metrics.evaluate import Draws, Evaluator, Shard, whole_batches
 from gcsearch.metrics.grid import write_png
 from gcsearch.metrics.reference import reference_features
 from gcsearch.science.flows import Flow
 from gcsearch.science.objectives import Models
+from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws, derive_seed, draw_diagnostics
+from gcsearch.training.distributed import Group
 
 GRID_SAMPLES = 64
 """Samples in a grid; always the first of the common latents, so that grids of different runs can be compared."""
@@ -44,31 +46,58 @@ class Judgement:
 class Judge:
     """Scores networks of one experiment; the reference is computed once and cached.
 
-    What it does changes neither the networks nor any later random number.
+    What it does changes neither the networks nor any later random number. Where several processes train, each generates
+    a share of the samples and computes their features; the first one turns the features of all into scores. A sample
+    has the latents, and the batch, that it has in one process: on equal devices the scores are equal to the last bit.
 
     Args:
         experiment: Gives data, metrics, sampler and seed of the latents.
         examples: The data set.
         device: Where to evaluate.
+        group: The processes, which all make a judge and call it; this one alone by default.
     """
 
-    def __init__(self, experiment: Experiment, examples: Examples, device: torch.device) -> None:
-        evaluation, extractor = experiment.evaluation, experiment.extractor
+    def __init__(
+        self, experiment: Experiment, examples: Examples, device: torch.device, group: Group | None = None
+    ) -> None:
         self.experiment = experiment
         self.examples = examples
         self.device = device
-        self.evaluator = Evaluator(
-            metrics=evaluation.scores,
-            extractor=extractor,
+        self.group = Group() if group is None else group
+        evaluation = experiment.evaluation
+        self.draws = Draws(
+            extractor=experiment.extractor,
             sampler=evaluation.sampler,
-            num_samples=evaluation.num_samples,
             seed=evaluation.seed,
             source=experiment.data.draw_source,
-            reference=reference_features(extractor, examples.values, examples.sha256, device, default_cache_dir()),
-            reference_name=experiment.data.name,
             is_image=examples.is_image,
             device=device,
         )
+        # Only the first process needs the features of the data.
+        self._first_evaluator = self._make_evaluator() if self.group.is_first else None
+
+    def _make_evaluator(self) -> Evaluator:
+        draws, examples = self.draws, self.examples
+        evaluation, extractor = self.experiment.evaluation, draws.extractor
+        return Evaluator(
+            metrics=evaluation.scores,
+            extractor=extractor,
+            sampler=draws.sampler,
+            num_samples=evaluation.num_samples,
+            seed=draws.seed,
+            source=draws.source,
+            reference=reference_features(extractor, examples.values, examples.sha256, self.device, default_cache_dir()),
+            reference_name=self.experiment.data.name,
+            is_image=draws.is_image,
+            device=self.device,
+            batch_size=draws.batch_size,
+        )
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Protocol of the scores; the first process has it."""
+        assert self._first_evaluator is not None
+        return self._first_evaluator
 
     def __call__(self, models: Models, step: int) -> Judgement:
         """Score the averaged weights (``eval/<key>``) and the current ones (``eval/<key>_online``), and diagnose.
@@ -77,10 +106,21 @@ class Judge:
             models: Networks of the training.
             step: Its last step, 0-based, where the schedules stand for the diagnostics (``diagnostics/<key>``).
         """
-        averaged = self.evaluator.evaluate(models.ema)
-        online = self.evaluator.scores(models.online)
+        shares = self.group.gather([self._share(function) for function in (models.ema, models.online)])
+        return self.group.from_first(lambda: self._judgement(models, step, shares))
+
+    def _share(self, function: ConsistencyFunction) -> Shard | None:
+        """This process's part of the samples; None if there are fewer batches than processes."""
+        parts = whole_batches(self.experiment.evaluation.num_samples, self.draws.batch_size, self.group.size)
+        return self.draws.shard(function, *parts[self.group.rank]) if self.group.rank < len(parts) else None
+
+    def _judgement(self, models: Models, step: int, shares: list[list[Shard | None]]) -> Judgement:
+        """Scores from all processes' shares of the samples of the averaged and of the current weights."""
+        averaged, online = (
+            self.evaluator.merge([share for share in parts if share is not None]) for parts in zip(*shares, strict=True)
+        )
         scores = {f"eval/{name}": value for name, value in averaged.scores.items()}
-        scores |= {f"eval/{name}_online": value for name, value in online.items()}
+        scores |= {f"eval/{name}_online": value for name, value in online.scores.items()}
         if all(math.isfinite(value) for value in scores.values()):
             scores |= self.diagnose(models, step)
         identities = {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gcsearch.config import Experiment
 from gcsearch.errors import CheckpointError, ConfigError, TrialDiverged
+from gcsearch.files import supplied
 from gcsearch.registry import spec
 from gcsearch.science.couplings import Generator
 from gcsearch.science.ema import update_average
@@ -65,7 +66,7 @@ class Learner:
         rules, path = (coupling.predictor_ema, coupling.checkpoint) if isinstance(coupling, Generator) else ((), None)
         self.predictor_rule = rules[0] if rules else None
         self.predictor_average = copy.deepcopy(self.average) if rules else None
-        frozen = None if path is None else load_frozen(Path(path), experiment).to(device)
+        frozen = None if path is None else load_frozen(supplied(path) or Path(path), experiment).to(device)
         self.frozen_sha256 = None if frozen is None else weights_sha256(frozen)
         self.models = Models(
             online=self._function(self.network),

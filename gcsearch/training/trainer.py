@@ -18,7 +18,7 @@ from gcsearch.errors import CheckpointError, TrialDiverged
 from gcsearch.science.randomness import draw_step
 from gcsearch.training.checkpoint import Checkpoint, copy_checkpoint, load_own_checkpoint
 from gcsearch.training.distributed import Group, check_same_weights
-from gcsearch.training.judge import Judge, Judgement
+from gcsearch.training.judge import Judge
 from gcsearch.training.step import Learner
 
 COUNTERS = ("train_seconds", "evaluation_seconds", "forward_units", "loss_sum", "grad_norm_sum", "window_steps")
@@ -69,11 +69,12 @@ class Trainer:
         should_stop: Asked before every step; True ends the training as ``stopped``.
         progress: Receives images seen and images per second every few seconds.
         on_samples: Receives images seen and the path of each sample grid.
+        on_checkpoint: Receives the path of each checkpoint that was written; in the first process only.
         reported_images: Images of the last result that the caller already has.
         checkpoint_seconds: Longest time between two checkpoints.
         group: The processes that share every batch; this one alone by default. Each makes a trainer with the same
-            arguments and calls `fit`. The first one evaluates, writes files and is asked whether to stop; all of them
-            report, and all end alike.
+            arguments and calls `fit`. Each evaluates a share of the samples; the first one writes files and is asked
+            whether to stop; all of them report, and all end alike.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, float], None] = lambda *_: None,
         on_samples: Callable[[int, Path], None] = lambda *_: None,
+        on_checkpoint: Callable[[Path], None] = lambda _: None,
         reported_images: int = 0,
         checkpoint_seconds: float = 120.0,
         group: Group | None = None,
@@ -99,6 +101,7 @@ class Trainer:
         self.should_stop = should_stop
         self.progress = progress
         self.on_samples = on_samples
+        self.on_checkpoint = on_checkpoint
         self.reported_images = reported_images
         self.checkpoint_seconds = checkpoint_seconds
 
@@ -106,8 +109,8 @@ class Trainer:
         training = experiment.training
         self.batches = Batches(examples, training.batch_size, experiment.seed, self.device)
         self.is_image = examples.is_image
-        # Where the first process has an extractor to load and a reference to compute, the others wait in `restore`.
-        self.judge = Judge(experiment, examples, self.device) if self.group.is_first else None
+        # Where the first process has a reference to compute, the others wait in `restore`.
+        self.judge = Judge(experiment, examples, self.device, self.group)
         self.learner = Learner(experiment, self.device, self.group)
         self.step = 0
         self.results: list[Result] = []
@@ -184,7 +187,7 @@ class Trainer:
         started = time.perf_counter()
         images = self.experiment.rungs[len(self.results)]
         check_same_weights(self.group, self.learner.network)
-        judgement = self.judged()
+        judgement = self.judge(self.learner.models, max(0, self.step - 1))
         scores = judgement.scores
         self.write_samples(images)
         self.counters["evaluation_seconds"] += time.perf_counter() - started
@@ -221,22 +224,13 @@ class Trainer:
         for name in ("loss_sum", "grad_norm_sum", "window_steps"):
             counters[name] = 0.0
 
-    def judged(self) -> Judgement:
-        """Scores of the current weights, which the first process computes while the others wait."""
-        return self.group.from_first(lambda: self._judge(self.learner.models, max(0, self.step - 1)))
-
-    @property
-    def _judge(self) -> Judge:
-        assert self.judge is not None
-        return self.judge
-
     def write_samples(self, images: int) -> None:
         """Write the sample grid after `images` images, if the data are images."""
         if self.directory is None or not self.is_image:
             return
         path = self.directory / "samples" / f"{images:09d}.png"
         if self.group.is_first:
-            self._judge.write_grid(self.learner.models, path)
+            self.judge.write_grid(self.learner.models, path)
         self.on_samples(images, path)
 
     @property
@@ -266,6 +260,7 @@ class Trainer:
             predictor_average={} if predictor_average is None else predictor_average.state_dict(),
             frozen_sha256=self.learner.frozen_sha256,
         ).save(path)
+        self.on_checkpoint(path)
         self._keep_best()
 
     def _keep_best(self) -> None:
@@ -276,7 +271,9 @@ class Trainer:
         first = self.experiment.evaluation.scores[0].keys[0]
         metrics = self.results[-1].metrics
         if metrics[f"eval/{first}"] == metrics[f"best/{first}"]:
-            copy_checkpoint(path, path.with_name("best.pt"))
+            best = path.with_name("best.pt")
+            copy_checkpoint(path, best)
+            self.on_checkpoint(best)
 
     def check_checkpoint(self) -> Checkpoint | None:
         """The latest checkpoint of this experiment, if there is one.

@@ -48,8 +48,8 @@ def ray_cluster(address: str | None) -> Iterator[Nodes]:
     """Connect to a cluster for the length of the block.
 
     Args:
-        address: ``auto`` or ``ray://host:port`` for a cluster that exists; None starts one on this machine that is gone
-            when the block ends, however it ends.
+        address: ``auto`` or ``host:port`` for a cluster that exists and that this machine is a node of; None starts one
+            on this machine that is gone when the block ends, however it ends.
 
     Yields:
         Resources of its nodes.
@@ -63,6 +63,8 @@ def ray_cluster(address: str | None) -> Iterator[Nodes]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Tune prints the traceback of a trial that has failed; the driver says why, in a line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         if address is None:
             ray.init(
@@ -73,14 +75,7 @@ def ray_cluster(address: str | None) -> Iterator[Nodes]:
                 logging_level=logging.ERROR,
             )
         else:
-            try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise ConfigError(
-                    f"--address {address}: no Ray cluster answers there ({reason}). Start one with "
-                    "`ray start --head`, or leave --address out to run on this machine."
-                ) from None
+            _connect(address)
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
@@ -89,6 +84,50 @@ def ray_cluster(address: str | None) -> Iterator[Nodes]:
             os.environ.pop("RAY_ADDRESS", None)
         else:
             os.environ["RAY_ADDRESS"] = before
+
+
+def check_address(address: str | None) -> None:
+    """Refuse an address that cannot work.
+
+    Raises:
+        ConfigError: It is one of Ray Client, through which Tune's controller cannot run beside our ledger.
+    """
+    if address is not None and "://" in address:
+        raise ConfigError(
+            f"--address must be auto, or host:port of the head, and given on a node of the cluster, got {address}. Ray "
+            "Tune would run elsewhere than the study's ledger. From another machine: `ray job submit --address "
+            "http://HEAD:8265 --working-dir . -- gcsearch run SPACE.yaml --address auto --studies SHARED_FOLDER`."
+        )
+
+
+def _connect(address: str) -> None:
+    """Connect to a cluster that exists.
+
+    Raises:
+        ConfigError: None answers, or it refuses our token.
+    """
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except AuthenticationError as error:
+        reason = str(error).split(". ")[0]
+        raise ConfigError(
+            f"--address {address}: the cluster's token must be known here. Ray says: {reason}. {TOKEN}"
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"--address {address}: no Ray cluster answers there ({reason}). Start one with `ray start --head`, or "
+            f"leave --address out to run on this machine. If there is one, it may ask for another token. {TOKEN}"
+        ) from None
+
+
+TOKEN: Final = (
+    "The token is read from RAY_AUTH_TOKEN, from the file RAY_AUTH_TOKEN_PATH or from ~/.ray/auth_token, and must be "
+    "the one of the cluster's nodes; RAY_AUTH_MODE=disabled is only for clusters without one."
+)
 
 
 def worker_bundle(cpus: int, gpus: float) -> dict[str, float]:

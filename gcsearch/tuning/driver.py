@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import ConfigError
 from gcsearch.files import write_text
-from gcsearch.ledger import Event, LedgerWriter, StudyState, TrialRecord
+from gcsearch.ledger import ENDED, Event, LedgerWriter, StudyState, TrialRecord
+from gcsearch.selection import select
+from gcsearch.tuning import finalists
 from gcsearch.tuning.engine import Launch
 from gcsearch.tuning.spec import StudySpec
 from gcsearch.tuning.stopping import Decision
+
+SPENT = "the study's hours are spent; a larger budget resumes it"
 
 
 class Observer(Protocol):
@@ -57,6 +62,10 @@ class Driver:
         self.active: set[str] = set()
         self.is_stopping = False
         self._started = time.monotonic()
+        self._active_since: dict[str, float] = {}
+        self._has_finalists = False
+        if study.finalists is not None:
+            finalists.check_unchanged(state, study.experiment, study.finalists)
 
     def write(self, event: str, **fields: Any) -> None:
         """Append an event, apply it to the state, tell the observers."""
@@ -66,14 +75,15 @@ class Driver:
             observer.on_event(record)
 
     def next_trial(self) -> TrialRecord | None:
-        """Start or resume what the engine says is next; None if there is nothing, now or at all."""
+        """Start or resume what the engine says is next, then the finalists; None if there is nothing, now or at all."""
         if self.is_stopping:
             return None
         self.settle()
         while launch := self._next():
             if started := self._start(launch):
                 return started
-        return None
+        final = self._next_final()
+        return None if final is None else self._start_final(final)
 
     def settle(self) -> None:
         """Make the decisions that an earlier driver died before it recorded."""
@@ -82,19 +92,45 @@ class Driver:
 
     def has_work(self) -> bool:
         """Whether `next_trial` would start one."""
-        return self._next() is not None
+        return self._next() is not None or self._next_final() is not None
 
     def _next(self) -> Launch | None:
-        return self.engine.next(self.state, self.active, may_start=not self._hours_are_spent())
+        return None if self._hours_are_spent() else self.engine.next(self.state, self.active)
 
     def budget_is_spent(self) -> bool:
-        """Whether no further trial may start."""
+        """Whether no further trial of the search may start."""
         return self.engine.is_spent(self.state) or self._hours_are_spent()
 
     def _hours_are_spent(self) -> bool:
-        limit = self.study.budget.wall_hours
-        hours = (time.monotonic() - self._started + self.state.earlier_wall_seconds) / 3600
-        return limit is not None and hours >= limit
+        """Whether a limit in hours is reached, with what earlier runs have used."""
+        budget, now = self.study.budget, time.monotonic()
+        if budget.wall_hours is not None:
+            seconds = now - self._started + self.state.earlier_wall_seconds
+            if seconds >= 3600 * budget.wall_hours:
+                return True
+        if budget.gpu_hours is None:
+            return False
+        running = (now - since for trial, since in self._active_since.items() if trial in self.active)
+        seconds = self._device_seconds + self.study.resources.devices * sum(running)
+        return seconds >= 3600 * budget.gpu_hours
+
+    @property
+    def _device_seconds(self) -> float:
+        """What trials of the search that are not active have held."""
+        records = (record for record in self.state.trials.values() if record.kind == "trial")
+        return sum(record.device_seconds for record in records if record.trial not in self.active)
+
+    def _next_final(self) -> finalists.Final | None:
+        """The next finalist; None while the search goes on, or if all are trained."""
+        settings, objective = self.study.finalists, self.study.objective
+        if settings is None or any(self.state.trials[trial].kind == "trial" for trial in self.active):
+            return None
+        chosen = finalists.candidates(self.state, settings, objective)
+        for final in finalists.plan(chosen, settings):
+            record = self.state.trials.get(final.trial)
+            if record is None or (record.state not in ENDED and record.trial not in self.active):
+                return final
+        return None
 
     def _start(self, launch: Launch) -> TrialRecord | None:
         """Start a trial; one whose values are illegal together fails at once, and then there is none."""
@@ -105,19 +141,36 @@ class Driver:
             self.write("trial_started", trial=trial, kind="trial", params=params, audit=audit)
             self.end(trial, "failed", str(error))
             return None
+        return self._write_start(trial, experiment, kind="trial", params=params, audit=audit)
+
+    def _start_final(self, final: finalists.Final) -> TrialRecord:
+        """Start or resume a finalist; before the first of a run, say who they are."""
+        settings, objective = self.study.finalists, self.study.objective
+        assert settings is not None
+        if not self._has_finalists:
+            self._has_finalists = True
+            chosen = finalists.candidates(self.state, settings, objective)
+            self.write("finalists_started", candidates=chosen, seeds=list(settings.seeds))
+        record = self.state.trials[final.candidate]
+        experiment = finalists.experiment_of(record, final.seed, settings, objective)
+        return self._write_start(
+            final.trial, experiment, kind="finalist", candidate=final.candidate, params=record.params
+        )
+
+    def _write_start(self, trial: str, experiment: Experiment, **fields: Any) -> TrialRecord:
         config = experiment.to_dict()
         write_text(self.trial_directory(trial) / "config.yaml", dump_yaml(config))
         self.active.add(trial)
+        self._active_since[trial] = time.monotonic()
         self.write(
             "trial_started",
             trial=trial,
-            kind="trial",
-            params=params,
-            audit=audit,
+            **fields,
             config=config,
             fingerprint=experiment.fingerprint,
             recipe=experiment.recipe_fingerprint,
             seed=experiment.seed,
+            devices=self.study.resources.devices,
         )
         return self.state.trials[trial]
 
@@ -150,7 +203,14 @@ class Driver:
             return False  # the ledger has it, and what was decided on it
         self.write("result", trial=trial, images=images, metrics=result["metrics"], identities=result["identities"])
         self.write("checkpoint", trial=trial, images=images, path=f"trials/{trial}/checkpoints/latest.pt")
-        return self._carry_out(trial, self.engine.decide(self.state, record))
+        if record.kind != "trial":
+            return False  # a finalist runs to the end
+        if self._carry_out(trial, self.engine.decide(self.state, record)):
+            return True
+        if images < self.engine.horizon and self._hours_are_spent():
+            self.end(trial, "interrupted", SPENT)
+            return True
+        return False
 
     def _carry_out(self, trial: str, decision: Decision) -> bool:
         """Record a decision; True if the trial must leave its place."""
@@ -167,10 +227,11 @@ class Driver:
         self.write("trial_ended", trial=trial, state=state, reason=reason, images=images, paused=is_paused or None)
 
     def finish(self) -> None:
-        """Record the end of the study; what still waits for promotion then is stopped."""
+        """Record the end of the study and its winner; what still waits for promotion then is stopped."""
         for record in self.engine.paused(self.state):
             self.end(record.trial, "stopped", record.reason)
-        self.write("study_ended")
+        selection = select(self.state)
+        self.write("study_ended", finalists=None if selection is None else selection.to_dict())
 
     def on_lost(self, trial: str, reason: str) -> None:
         """A process of the trial is gone: start it again from its last checkpoint, but not for ever."""

@@ -115,7 +115,6 @@ class Engine:
         state: StudyState,
         active: Collection[str] = (),
         *,
-        may_start: bool = True,
         left_images: float = math.inf,
     ) -> Launch | None:
         """The trial to work on next; None if there is none, now or, if nothing is active, at all.
@@ -126,7 +125,6 @@ class Engine:
         Args:
             state: The study.
             active: Trials being worked on.
-            may_start: Whether a limit outside the engine (time, money) leaves room for new trials.
             left_images: Images that may still be spent; only a trial that reaches its next rung with them is given.
         """
 
@@ -141,8 +139,8 @@ class Engine:
         waiting = list(filter(is_affordable, self.paused(state)))
         if promoted := self._promoted(state, waiting, is_last_call=False):
             return resume(promoted)
-        number = len(state.trials)
-        is_open = may_start and not self.is_spent(state) and self.rungs[0] <= left_images
+        number = sum(1 for _ in self._trials(state))
+        is_open = not self.is_spent(state) and self.rungs[0] <= left_images
         params = self.suggest(state, number) if is_open else None
         if params is not None:
             return Launch(trial=f"{number:04d}", params=params, is_audit=self.is_audit(number))

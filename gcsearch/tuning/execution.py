@@ -17,10 +17,12 @@ from ray import cloudpickle
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from gcsearch.config import Experiment
 from gcsearch.errors import StudyError
 from gcsearch.ledger import TrialRecord
 from gcsearch.tuning.cluster import PLACE_TIMEOUT_S, TRIAL_CPUS, Nodes, Places, concurrency, describe_free
 from gcsearch.tuning.settings import Resources
+from gcsearch.tuning.shipping import Depot
 from gcsearch.tuning.trial import MESSAGE, describe, run_trial, run_trial_on_workers
 
 
@@ -50,8 +52,9 @@ class Execution:
         resources: What a trial gets.
         concurrent: Trials at a time.
         paths: Folders of the user's own modules.
-        scratch: Folder for what Ray writes.
         modules: The user's own modules as an archive, for machines without these folders.
+        code: What gcsearch a trial must find on its node; None if there is only this machine.
+        depot: Takes in the files that recipes read, for machines without them; None if all trials run on this one.
     """
 
     def __init__(
@@ -60,20 +63,23 @@ class Execution:
         resources: Resources,
         concurrent: int,
         paths: list[str],
-        scratch: Path,
         modules: bytes = b"",
+        code: str | None = None,
+        depot: Depot | None = None,
     ) -> None:
         self.trials = trials
         self.resources = resources
         self.concurrent = concurrent
         self.paths = paths
         self.modules = modules
-        self.scratch = scratch
+        self.code = code
+        self.depot = depot
         self.places = Places()
         self.unplaced: str | None = None
 
     def config(self, record: TrialRecord) -> dict[str, Any]:
         """What a trial's process is told."""
+        depot = self.depot
         return {
             "trial": record.trial,
             "experiment": record.config,
@@ -84,7 +90,8 @@ class Execution:
             "gpus": self.resources.gpus_per_worker,
             "paths": self.paths,
             "modules": self.modules,
-            "scratch": str(self.scratch / "train"),
+            "code": self.code,
+            "files": b"" if depot is None else depot.manifest(Experiment.from_dict(record.config)),
         }
 
     def no_place(self) -> None:
@@ -190,7 +197,14 @@ class LedgerScheduler(FIFOScheduler):
         return {}
 
 
-def run_trials(trials: Trials, resources: Resources, paths: list[str], nodes: Nodes, modules: bytes = b"") -> None:
+def run_trials(
+    trials: Trials,
+    resources: Resources,
+    paths: list[str],
+    nodes: Nodes,
+    modules: bytes = b"",
+    code: str | None = None,
+) -> None:
     """Run trials until there are no more.
 
     Args:
@@ -199,16 +213,20 @@ def run_trials(trials: Trials, resources: Resources, paths: list[str], nodes: No
         paths: Folders of the user's own modules.
         nodes: Resources of the cluster.
         modules: The user's own modules as an archive, for machines of the cluster without these folders.
+        code: What gcsearch a trial must find on its node; None if there is only this machine. Where there are others,
+            they get the files of this one that they lack.
 
     Raises:
         ConfigError: Not even one trial fits into the cluster.
         StudyError: A trial found no place for minutes, though it fits: somebody else has it.
     """
+    import ray
     from ray import tune
 
     concurrent = concurrency(resources, nodes)
     scratch = Path(tempfile.mkdtemp(prefix="gcsearch-tune-"))
-    execution = Execution(trials, resources, concurrent, paths, scratch, modules)
+    depot = None if code is None else Depot(ray.put)
+    execution = Execution(trials, resources, concurrent, paths, modules, code, depot)
     if resources.workers == 1:
         demand = {"cpu": float(resources.cpus_per_worker), "gpu": resources.gpus_per_worker}
         trainable = tune.with_resources(run_trial, demand)

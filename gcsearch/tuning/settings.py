@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from gcsearch.tuning.samplers import SearchSampler
 from gcsearch.tuning.samplers.auto import RungAwareTPE
+
+DEFAULT_TRIALS: Final = 24
+FINALIST_SAMPLES: Final = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +38,30 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """When to stop starting trials: whichever limit is reached first.
+    """When the search ends: whichever limit is reached first. Finalists come on top.
+
+    When a limit in hours is reached, running trials go on to their next rung and wait there; nothing else starts.
 
     Attributes:
-        trials: Trials in the study.
-        wall_hours: Hours of all runs of the study together.
+        trials: Trials in the search; 24 if no limit at all is given.
+        wall_hours: Hours of all runs of the search together.
+        gpu_hours: Hours times GPUs that trials have held, over all runs. Without GPUs a worker counts as one, so these
+            are worker-hours.
     """
 
-    trials: int = 24
+    trials: int | None = None
     wall_hours: float | None = None
+    gpu_hours: float | None = None
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
+        if self.trials is None and self.wall_hours is None and self.gpu_hours is None:
+            object.__setattr__(self, "trials", DEFAULT_TRIALS)
+        if self.trials is not None and self.trials < 1:
             raise ValueError(f"trials must be at least 1, got {self.trials}")
         if self.wall_hours is not None and not self.wall_hours > 0:
             raise ValueError(f"wall_hours must be > 0, got {self.wall_hours}")
+        if self.gpu_hours is not None and not self.gpu_hours > 0:
+            raise ValueError(f"gpu_hours must be > 0, got {self.gpu_hours}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +84,29 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finalists:
+    """Best recipes of the search that are trained again on fresh seeds, where the winner is decided.
+
+    Attributes:
+        top: Recipes.
+        seeds: Seeds of their trainings; at least two, and not the one that the search used.
+        num_samples: Generated samples per evaluation; None takes 10,000, or the experiment's if that is more.
+    """
+
+    top: int = 3
+    seeds: tuple[int, ...] = (1, 2, 3)
+    num_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ValueError(f"top must be at least 1, got {self.top}")
+        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must be at least two different numbers >= 0, got {list(self.seeds)}")
+        if self.num_samples is not None and self.num_samples < 16:
+            raise ValueError(f"num_samples must be at least 16, got {self.num_samples}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What a trial gets.
 
@@ -90,6 +125,11 @@ class Resources:
     gpus_per_worker: float = 0.0
     concurrent: int | Literal["auto"] = "auto"
     max_failures: int = 1
+
+    @property
+    def devices(self) -> float:
+        """GPUs that a trial holds; without GPUs, its workers."""
+        return self.workers * (self.gpus_per_worker or 1.0)
 
     def __post_init__(self) -> None:
         if self.workers < 1:

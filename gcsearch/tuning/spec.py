@@ -14,7 +14,7 @@ from gcsearch.metrics import ModelMetric
 from gcsearch.registry import spec
 from gcsearch.tuning.engine import Engine
 from gcsearch.tuning.samplers import Recorder
-from gcsearch.tuning.settings import Budget, Objective, Resources, Search
+from gcsearch.tuning.settings import Budget, Finalists, Objective, Resources, Search
 from gcsearch.tuning.settling import Settling
 from gcsearch.tuning.space import FixedChooser, Params, Range, Space, label_of, lookup, parameter_key
 from gcsearch.tuning.space_parser import parse_space
@@ -31,6 +31,7 @@ class StudySpec:
         experiment: The same, built.
         space: What is varied.
         space_data: The space as written, to store and to compare.
+        finalists: Which recipes are trained again on fresh seeds; None trains none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class StudySpec:
     search: Search
     stopping: Stopping
     resources: Resources
+    finalists: Finalists | None = None
 
     @property
     def within(self) -> str | None:
@@ -97,6 +99,7 @@ class StudySpec:
             **self.identity(),
             "budget": spec(self.budget),
             "search": spec(self.search),
+            **({} if self.finalists is None else {"finalists": spec(self.finalists)}),
             "resources": spec(self.resources),
         }
 
@@ -110,7 +113,7 @@ def resolve_within(stopping: Stopping, space: Space) -> str | None:
     return stopping.within
 
 
-SECTIONS = ("name", "experiment", "objective", "budget", "space", "search", "stopping", "resources")
+SECTIONS = ("name", "experiment", "objective", "budget", "space", "search", "stopping", "finalists", "resources")
 
 
 def load_study(
@@ -182,6 +185,10 @@ def load_study(
         if isinstance(stopping, RungRule) and "min_images" not in (section if isinstance(section, dict) else {}):
             stopping = replace(stopping, min_images=built.evaluation.every_images)
 
+    finalists = None
+    if "finalists" in document.data:
+        finalists = build_settings(Finalists, document.data["finalists"], document, ("finalists",))
+
     space = parse_space(document.data["space"], document)
     space = space.with_real(_validated(space, base))
     study = StudySpec(
@@ -192,6 +199,7 @@ def load_study(
         space_data=document.data["space"],
         stopping=stopping,
         resources=resources,
+        finalists=finalists,
         **settings,
     )
     _check(study, document)
@@ -264,6 +272,12 @@ def _check(study: StudySpec, document: Document) -> None:
             f"{document.where(('objective', 'use'))}: objective.use: best must go with the first of "
             f"evaluation.metrics, whose best weights are kept, got '{objective.metric}' while '{first_metric}' is "
             "first. Reorder the metrics."
+        )
+
+    if study.finalists is not None and experiment.seed in study.finalists.seeds:
+        raise ConfigError(
+            f"{document.where(('finalists', 'seeds'))}: finalists.seeds must not contain the seed of the experiment, "
+            f"on which the search chooses, got {list(study.finalists.seeds)} and seed {experiment.seed}."
         )
 
     horizon, every = experiment.training.num_images, experiment.evaluation.every_images

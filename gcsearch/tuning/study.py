@@ -18,7 +18,9 @@ from gcsearch.config.imports import packed_modules, search_paths
 from gcsearch.errors import StudyError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
-from gcsearch.tuning.cluster import ray_cluster
+from gcsearch.registry import spec
+from gcsearch.tuning.alike import check_nodes
+from gcsearch.tuning.cluster import check_address, ray_cluster
 from gcsearch.tuning.driver import Driver, Observer
 from gcsearch.tuning.spec import StudySpec
 
@@ -46,11 +48,14 @@ def run_study(
         The state at the end.
 
     Raises:
-        StudyError: The folder holds a different study of this name, or another process is writing it.
+        ConfigError: No cluster answers at the address, or not even one trial fits.
+        StudyError: A node cannot run the study, the folder holds a different study of this name, or another process
+            is writing it.
         WeightsError: Published weights that a trial needs cannot be had. Nothing was written.
         KeyboardInterrupt: Interrupted; the ledger says so, and the same call resumes.
     """
     directory = studies / study.name
+    check_address(address)
     check_unchanged(study, directory)
     study.prepare()
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
@@ -69,7 +74,8 @@ def run_study(
 
                     paths = search_paths(study.base)
                     modules = packed_modules(paths) if study.experiment.imports else b""
-                    run_trials(driver, study.resources, paths, nodes, modules)
+                    code = None if address is None else check_nodes(directory)
+                    run_trials(driver, study.resources, paths, nodes, modules, code)
         except BaseException:
             driver.interrupt()
             driver.write("study_interrupted")
@@ -134,6 +140,11 @@ def provenance(study: StudySpec) -> dict[str, Any]:
         "keys": [entry.key for entry in study.space.entries],
         "horizon_images": study.experiment.training.num_images,
         "trials": study.budget.trials,
+        "budget": spec(study.budget),
+        "stopping": spec(study.stopping),
+        "stopping_rungs": list(study.stopping.rungs(study.experiment.training.num_images)),
+        "within": study.within,
+        "gpus_per_worker": study.resources.gpus_per_worker,
         "cpus_per_worker": study.resources.cpus_per_worker,
         "provenance": {
             "versions": {name: _version(name) for name in VERSIONS},

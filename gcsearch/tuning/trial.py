@@ -21,9 +21,12 @@ from typing import Any, Final
 from gcsearch.config import Experiment
 from gcsearch.config.imports import add_search_paths
 from gcsearch.data import Dataset, Examples
+from gcsearch.files import supply
 from gcsearch.training import Result, Trainer
 from gcsearch.training.distributed import Group, TorchGroup, WorkerLost
+from gcsearch.tuning.alike import check_here
 from gcsearch.tuning.cluster import PLACE_TIMEOUT_S, QUIET, worker_bundle
+from gcsearch.tuning.shipping import unpack
 
 MESSAGE: Final = "gcsearch"
 """Key of our messages in Tune's reports."""
@@ -44,17 +47,22 @@ def _train(config: dict[str, Any], send: Callable[..., None], device: Any, group
 
     Args:
         config: ``experiment`` (plain data), ``directory`` (of the trial), ``reported_images`` (what the driver already
-            has), ``resources`` (of a worker), ``paths`` (folders of the user's own modules) and ``modules`` (the
-            same as an archive, for machines that lack them).
+            has), ``resources`` (of a worker), ``paths`` (folders of the user's own modules), ``modules`` (the same as
+            an archive, for machines that lack them), ``files`` (the recipe's, for machines that lack them) and ``code``
+            (of the driver, if there are other machines).
         send: Takes a message as a keyword argument. Every process of the trial calls it, with the same messages.
         device: Where to train.
         group: The processes of the trial.
     """
+    import ray
     import torch
 
+    if config["code"] is not None:
+        check_here(config["code"], Path(config["directory"]))
     add_search_paths(config["paths"], config["modules"])
     torch.set_num_threads(config["cpus"])
     experiment = Experiment.from_dict(config["experiment"], source=f"trial {config['trial']}")
+    supply(unpack(config["files"], experiment, ray.get))
 
     def report(result: Result) -> None:
         send(result=dataclasses.asdict(result))
@@ -103,7 +111,7 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def run_trial_on_workers(config: dict[str, Any]) -> None:
-    """Train one trial in several processes, which Ray Train starts; for `config` see `_train`, with ``scratch``.
+    """Train one trial in several processes, which Ray Train starts; for `config` see `_train`.
 
     Raises:
         TrainingFailedError: A process is gone; the driver decides whether to start again. An error of the training
@@ -112,20 +120,26 @@ def run_trial_on_workers(config: dict[str, Any]) -> None:
     # Where the cluster is not ours, Ray's processes have not inherited these. They only count before Train starts.
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACE_TIMEOUT_S))
+    from fsspec.implementations.memory import MemoryFileSystem
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
     from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
+
+    from gcsearch.tuning.network import NodeTorchConfig
 
     has_gpu = config["gpus"] > 0
     bundle = worker_bundle(config["cpus"], config["gpus"])
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if has_gpu else "gloo", timeout_s=COMMUNICATION_TIMEOUT_S),
+        torch_config=NodeTorchConfig(backend="nccl" if has_gpu else "gloo", timeout_s=COMMUNICATION_TIMEOUT_S),
         scaling_config=ScalingConfig(num_workers=config["workers"], use_gpu=has_gpu, resources_per_worker=bundle),
         run_config=RunConfig(
             name=f"train-{config['trial']}",
-            storage_path=config["scratch"],
+            # Checkpoints are ours; Train would only make a folder, which no machine but the driver's could clean up.
+            storage_path="/",
+            storage_filesystem=PyFileSystem(FSSpecHandler(MemoryFileSystem())),
             callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call,list-item]
             # The driver starts a trial again, and counts; retries at several levels would multiply.
             failure_config=FailureConfig(  # type: ignore[call-arg]

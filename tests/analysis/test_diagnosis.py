@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gcsearch.analysis.diagnosis import curve, exact_independent, summarize, t_interval
+from gcsearch.analysis.diagnosis import curve, exact_independent, summarize
+from gcsearch.statistics import t_interval
 from gcsearch.training.diagnosis import Row
 
 

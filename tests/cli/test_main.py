@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_names_every_command_and_gives_an_example(tmp_path: Path) -> None:
     text = gcsearch("--help", cwd=tmp_path).stdout
-    names = "run train show export sample evaluate diagnose data import-config sync ui"
+    names = "run train show export sample evaluate diagnose data import-config sync ui doctor"
     for command in names.split():
         assert command in text
     assert "Example" in gcsearch("run", "--help", cwd=tmp_path).stdout

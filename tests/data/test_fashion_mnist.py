@@ -64,6 +64,7 @@ def test_other_content_is_refused_unless_trusted(images, make, tmp_path, monkeyp
         gzip.compress(struct.pack(">4i", 2051, 1, 28, 28) + bytes(784))[:-12],
         b"\x1f\x8b" + b"damaged" * 5,
     ],
+    ids=["empty", "zeros", "labels", "too short", "gzip cut off", "no gzip"],
 )
 def test_damaged_file_is_refused(data, tmp_path):
     (tmp_path / NAME).write_bytes(data)

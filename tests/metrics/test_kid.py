@@ -9,7 +9,7 @@ import torch
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
 import gcsearch.metrics.kernel as module
-from gcsearch.metrics.kernel import mean_between, mean_within, resampled_means
+from gcsearch.metrics.kernel import mean_between, mean_map, mean_within, resampled_means
 from gcsearch.metrics.kid import KID
 from gcsearch.metrics.reference import ReferenceFeatures
 
@@ -29,12 +29,23 @@ def estimate_by_definition(x, y):
 
 
 @pytest.mark.parametrize("block", [7, 64, 2048])
-def test_value_is_the_definition_for_any_block_size(block, rng, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", block)
+@pytest.mark.parametrize("most", [0, 128])
+def test_value_is_the_definition_for_any_block_size_by_pairs_and_by_the_map(block, most, rng, monkeypatch):
+    for name, value in {"BLOCK": block, "MAP_BLOCK": block, "MAX_MAPPED": most}.items():
+        monkeypatch.setattr(module, name, value)
     generated, real = torch.randn(100, 8, generator=rng) + 0.2, torch.randn(73, 8, generator=rng)
-    value = KID().compute(generated, reference_of(real))["kid"]
+    reference = reference_of(real)
+    assert (mean_map(generated) is None) == (reference.kernel_map is None) == (most == 0)
+    value = KID().compute(generated, reference)["kid"]
     assert value == pytest.approx(estimate_by_definition(generated, real), rel=1e-10)
-    assert mean_within(real) == pytest.approx(reference_of(real).kernel_mean, rel=1e-12)
+    assert mean_within(real, None) == pytest.approx(reference.kernel_mean, rel=1e-12)
+
+
+@pytest.mark.parametrize("num_features", [1, 2, 3, 64])
+def test_inner_product_of_two_maps_is_the_mean_kernel(num_features, rng):
+    left, right = torch.randn(50, num_features, generator=rng) + 1, torch.randn(40, num_features, generator=rng)
+    assert float(mean_map(left) @ mean_map(right)) == pytest.approx(mean_between(left, right), rel=1e-12)
+    assert float(mean_map(left) @ mean_map(left)) == pytest.approx(mean_between(left, left), rel=1e-12)
 
 
 def test_one_subset_of_torch_fidelity_is_the_same_number(rng):
@@ -72,7 +83,7 @@ def test_resampled_means_are_those_of_the_chosen_examples_without_pairs_of_copie
     left, right = torch.randn(12, 3, generator=rng), torch.randn(9, 3, generator=rng)
     counts = torch.tensor([[1.0] * 12, [2, 0, 1, 3] + [0] * 4 + [1, 1, 2, 2]], dtype=torch.float64)
     within, between = resampled_means(left, right, counts)
-    assert float(within[0]) == pytest.approx(mean_within(left), rel=1e-12)
+    assert float(within[0]) == pytest.approx(mean_within(left, None), rel=1e-12)
     assert float(between[0]) == pytest.approx(mean_between(left, right), rel=1e-12)
     chosen = torch.arange(12).repeat_interleave(counts[1].long())
     pairs = kernel(left[chosen], left[chosen])[chosen[:, None] != chosen[None, :]]

@@ -10,6 +10,7 @@ from gcsearch.errors import ConfigError
 from gcsearch.science.couplings import OptimalTransport, Unpaired, optimal_permutation
 from gcsearch.science.randomness import Share, draw_step
 from gcsearch.training.distributed import Group, check_same_weights, share_of
+from gcsearch.training.judge import Judge
 from gcsearch.training.step import Learner
 
 CPU = torch.device("cpu")
@@ -33,6 +34,7 @@ def test_a_process_alone_does_everything_itself():
     assert tensor.tolist() == [1, 1, 1]
     assert group.agree(True, False) == (True, False)
     assert group.from_first(lambda: 7) == 7
+    assert group.gather(7) == [7]
     assert (group.rank, group.size, group.is_first, group.share) == (0, 1, True, Share())
     check_same_weights(group, torch.nn.Linear(2, 2))
 
@@ -149,6 +151,30 @@ def test_weights_that_have_drifted_apart_are_found():
         other.weight[1, 2] = torch.nextafter(other.weight[1, 2], torch.tensor(9.0))
     with pytest.raises(RuntimeError, match="process 1 of 2: the weights differ"):
         check_same_weights(Second(), other)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_shares_of_an_evaluation_together_are_the_evaluation_to_the_last_bit(tiny, digits, size):
+    experiment = tiny(evaluation={"num_samples": 1_200, "metrics": ["fid", "kid"]})
+    models, values = Learner(experiment, CPU).models, []
+
+    class Member(Group):
+        """One of several processes, which speak one after the other: the first one last."""
+
+        def __init__(self, rank):
+            self.rank, self.size = rank, size
+
+        def gather(self, value):
+            values.insert(0, value)
+            return values if self.is_first else []
+
+        def from_first(self, compute):
+            return compute() if self.is_first else None
+
+    *_, judgement = [Judge(experiment, digits, CPU, Member(rank))(models, 0) for rank in reversed(range(size))]
+    assert judgement == Judge(experiment, digits, CPU)(models, 0)
+    assert [value[0] is not None for value in values] == [rank < 3 for rank in range(size)]
+    assert sum(len(value[0].samples) for value in values if value[0] is not None) == 1_200
 
 
 # Configuration ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gcsearch.science.randomness import evaluation_latents
 from gcsearch.training import Trainer, load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -26,6 +27,7 @@ folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 task = json.loads((folder / "task.json").read_text())
 
 from gcsearch.config import Experiment
+from gcsearch.metrics import evaluate
 from gcsearch.science.objectives.consistency import Consistency
 from gcsearch.training import Trainer
 from gcsearch.training.distributed import TorchGroup
@@ -42,7 +44,17 @@ if task.get("spoil_rank") == rank:
 
     Consistency.__call__ = spoiled
 
-messages, latents = [], []
+drawn = {}
+
+
+def recorded(seed, start, stop, source, stage=0, draw=evaluate.evaluation_latents):
+    drawn[f"{stage}: {start} to {stop}"] = draw(seed, start, stop, source, stage)
+    return drawn[f"{stage}: {start} to {stop}"]
+
+
+evaluate.evaluation_latents = recorded
+
+messages = []
 trainer = Trainer(
     Experiment.from_dict(task["experiment"]),
     directory=folder / "run" if task.get("keep") else None,
@@ -64,6 +76,7 @@ torch.save(
         "messages": messages,
         "network": trainer.learner.network.state_dict(),
         "averages": [average.state_dict() for average in averages],
+        "latents": drawn,
     },
     folder / f"rank{rank}.pt",
 )
@@ -140,6 +153,34 @@ def test_two_processes_train_as_one_does(tiny, digits, sections, tmp_path):
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
             assert ours[name] == pytest.approx(value, rel=1e-3 if name.startswith(("eval", "best")) else 1e-5), name
+
+
+@pytest.mark.parametrize("num_samples", [1_200, 500], ids=["shared", "one batch for two"])
+def test_all_processes_evaluate_the_same_samples_as_one(tiny, digits, num_samples, tmp_path):
+    evaluation = {
+        "num_samples": num_samples,
+        "metrics": ["fid", "kid", "is"],
+        "sampler": {"name": "multistep", "levels": [0.8]},
+    }
+    sections = {"training": {"num_images": 500, "num_workers": 2}, "evaluation": evaluation}
+    ranks = train(tmp_path / "two", tiny(**sections))
+    alone = Trainer(tiny(evaluation=evaluation, training={"num_images": 500}), examples=digits)
+    alone.learner.network.load_state_dict(ranks[0]["network"])
+    alone.learner.average.load_state_dict(ranks[0]["averages"][0])
+    scores = alone.judge(alone.learner.models, 15).scores
+    for rank in ranks:
+        assert {name: rank["results"][-1][name] for name in scores} == scores  # to the last bit
+    experiment, shares = alone.experiment, [rank["latents"] for rank in ranks]
+    batches = [(start, min(start + 500, num_samples)) for start in range(0, num_samples, 500)]
+    names = [f"{stage}: {start} to {stop}" for stage in (0, 1) for start, stop in batches]
+    assert sorted(name for share in shares for name in share) == sorted(names)  # each once, by one process
+    assert [bool(share) for share in shares] == [True, num_samples > 500]
+    for name in names:
+        stage, start, _, stop = name.replace(":", "").split()
+        seed, source = experiment.evaluation.seed, experiment.data.draw_source
+        expected = evaluation_latents(seed, int(start), int(stop), source, int(stage))
+        (drawn,) = (share[name] for share in shares if name in share)
+        torch.testing.assert_close(drawn, expected, rtol=0, atol=0)
 
 
 def test_a_divergence_in_one_process_ends_all_at_the_same_step(tiny, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gcsearch.ledger import ENDED, LEDGER_NAME, LedgerWriter, StudyState, read_events
+from gcsearch.registry import spec
 from gcsearch.tuning.driver import Driver
 from gcsearch.tuning.spec import StudySpec, load_study
 
@@ -114,8 +115,24 @@ def diverges(params, images):
     return params["coupling.mu"] > 0.85 and images > 800
 
 
+def rungs_of(record):
+    every = record.config["evaluation"]["every_images"]
+    return tuple(range(every, RUNGS[-1], every)) + RUNGS[-1:]
+
+
+def luck(record):
+    """What a seed other than the search's adds."""
+    return 0.002 * math.sin(1000 * record.params["coupling.mu"] + record.seed) if record.seed else 0.0
+
+
 class Killed(Exception):  # noqa: N818 - not an error
     """The driver's process is gone."""
+
+
+IDENTITY = (
+    "metric=fid | extractor=digits@1 | reference=digits@2 x1797 | num_samples={} | sampler=one_step | "
+    "quantisation=clip_round_uint8"
+)
 
 
 class Training:
@@ -127,9 +144,10 @@ class Training:
 
     def _messages(self, reported):
         params, trial = self.record.params, self.record.trial
+        identity = IDENTITY.format(self.record.config["evaluation"]["num_samples"])
         if trial not in self.checkpoints:
             yield {"samples": [0, "000000000.png"]}
-        for images in RUNGS:
+        for images in rungs_of(self.record):
             if images > self.checkpoints.get(trial, 0):
                 yield {"progress": [images - 1, 10.0]}
                 if diverges(params, images):
@@ -138,8 +156,9 @@ class Training:
                 yield {"samples": [images, f"{images:09d}.png"]}
                 self.checkpoints[trial] = images
             if images > reported:
-                metrics = {"eval/fid": score(params, images), "train/loss": 1.0}
-                yield {"result": {"images": images, "metrics": metrics, "identities": {"eval/fid": "i"}}}
+                value = score(params, images) + luck(self.record)
+                metrics = {"eval/fid": value, "train/loss": 1.0, "cost/train_seconds": images / 100}
+                yield {"result": {"images": images, "metrics": metrics, "identities": {"eval/fid": identity}}}
         yield {"outcome": {"state": "completed", "reason": None}}
 
     def step(self):
@@ -154,7 +173,8 @@ def run_without_ray(study, directory, checkpoints=None, *, concurrent=1, observe
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
         events = read_events(directory / LEDGER_NAME)
         driver = Driver(study, directory, ledger, StudyState(events), observers)
-        driver.write("study_started", study=study.name)
+        objective = spec(study.objective) | {"key": study.objective.key}
+        driver.write("study_started", study=study.name, objective=objective)
         running, steps = [], 0
         while True:
             while len(running) < concurrent and (record := driver.next_trial()):

@@ -4,12 +4,13 @@ import importlib
 import re
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from gcsearch.config import Document
 from gcsearch.config.build import build_settings
 from gcsearch.errors import ConfigError
 from gcsearch.tuning import cluster
-from gcsearch.tuning.cluster import TRIAL_CPUS, Places, concurrency, worker_bundle
+from gcsearch.tuning.cluster import TRIAL_CPUS, Places, check_address, concurrency, ray_cluster, worker_bundle
 from gcsearch.tuning.settings import Resources
 
 ROOM = [
@@ -99,3 +100,33 @@ def test_places_of_ended_trials_are_waited_for_and_taken_away_if_they_stay(monke
     assert taken == ["b"]
     del table["b"]
     assert places.are_free()
+
+
+def test_an_address_of_ray_client_is_refused_with_the_command_that_works():
+    check_address(None)
+    check_address("auto")
+    check_address("10.0.0.1:6379")
+    with pytest.raises(ConfigError, match=r"got ray://head:10001. .* `ray job submit .* gcsearch run"):
+        check_address("ray://head:10001")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            AuthenticationError("no token was found. And more"),
+            "token must be known here. Ray says: no token was found. The",
+        ),
+        (ConnectionError("cannot connect.\nmore"), r"no Ray cluster answers there \(cannot connect\). Start one"),
+    ],
+)
+def test_a_cluster_that_refuses_us_is_an_error_that_names_the_token(monkeypatch, error, words):
+    import ray
+
+    def refuse(**_):
+        raise error
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ConfigError, match=words) as raised, ray_cluster("auto"):
+        raise AssertionError
+    assert "RAY_AUTH_TOKEN_PATH" in str(raised.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from datetime import datetime, timedelta
 
@@ -51,28 +50,58 @@ def test_unfinished_trials_go_first_under_their_number_and_with_their_parameters
         assert {record.state for record in again} == {"running"}
 
 
-def test_wall_hours_stop_new_trials_over_all_runs_but_let_started_ones_end(load, lines_of, tmp_path, monkeypatch):
-    study = load(budget={"trials": 9, "wall_hours": 1.0})
+def report(driver, trial, images, value=1.0):
+    return driver.on_report(trial, {"result": {"images": images, "metrics": {"eval/fid": value}, "identities": {}}})
+
+
+@pytest.mark.parametrize("limit", ["wall_hours", "gpu_hours"])
+def test_when_the_hours_are_spent_running_trials_go_to_their_next_rung_and_nothing_else_starts(
+    load, tmp_path, monkeypatch, limit
+):
+    budget = {"trials": 9, "wall_hours": 1.0} if limit == "wall_hours" else {"trials": 9, "gpu_hours": 2.0}
+    study = load(budget=budget, stopping="none")
     now = [0.0]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2026, 1, 1, tzinfo=tz) + timedelta(seconds=now[0])
+
     monkeypatch.setattr("gcsearch.tuning.driver.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("gcsearch.ledger.datetime", Clock)
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
         driver = Driver(study, tmp_path, ledger, StudyState())
         driver.write("study_started")
-        assert driver.next_trial() is not None
-        now[0] = 3599.0
-        assert driver.next_trial() is not None
+        assert driver.next_trial().trial == "0000"
+        assert driver.next_trial().trial == "0001"
+        now[0] = 3599.0  # two trials at a time: two worker-hours
+        assert not driver.budget_is_spent()
+        assert not report(driver, "0000", 2400)
         now[0] = 3601.0
         assert driver.next_trial() is None
-    lines = [json.loads(line) for line in lines_of(tmp_path)]
-    lines[-1]["time"] = (datetime.fromisoformat(lines[0]["time"]) + timedelta(hours=1.5)).isoformat()
-    (tmp_path / LEDGER_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState(lines))
-        driver.write("study_started")
-        assert driver.budget_is_spent()
-        assert driver.has_work()
-        assert [driver.next_trial().trial for _ in range(2)] == ["0000", "0001"]
-        assert driver.next_trial() is None
+        assert not report(driver, "0000", 3200)  # it ends by itself
+        driver.on_report("0000", {"outcome": {"state": "completed", "reason": None}})
+        assert report(driver, "0001", 800)
+        assert driver.state.trials["0001"].state == "interrupted"
+        assert "hours are spent" in driver.state.trials["0001"].reason
+        assert not driver.has_work()
+        driver.interrupt()
+    now[0] = 9000.0  # what earlier runs used counts, the time between them does not
+    for factor, trial in ((1.0, None), (1.1, "0001")):
+        more = load(budget=budget | {limit: factor * budget[limit]}, stopping="none")
+        with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
+            driver = Driver(more, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
+            driver.write("study_started")
+            started = driver.next_trial()
+            assert driver.budget_is_spent() == (trial is None)
+            assert (started and started.trial) == trial
+
+
+def test_a_budget_without_a_number_of_trials_has_none(load):
+    assert load(budget={"gpu_hours": 1.0}).budget.trials is None
+    assert load(budget={}).budget.trials == 24
+    assert load(budget=..., resources={"workers": 2}).resources.devices == 2
+    assert load(resources={"workers": 2, "gpus_per_worker": 2}).resources.devices == 4
 
 
 def test_reports_that_are_repeated_or_late_change_nothing(lines_of, study, tmp_path):

@@ -44,11 +44,11 @@ def test_a_decision_is_made_on_what_was_known_even_if_times_are_equal():
 
 
 def test_finalists_and_arms_are_not_the_search():
-    finalist = ("trial_started", "9000", {"kind": "finalist", "params": {"x": 0.1, "kind": "a"}})
-    state = StudyState(events(start("0000"), finalist, result("9000", 900, 0.0)))
+    finalist = ("trial_started", "0000-s1", {"kind": "finalist", "params": {"x": 0.1, "kind": "a"}})
+    state = StudyState(events(start("0000"), finalist, result("0000-s1", 900, 0.0)))
     assert len(engine().observations(state)) == 1
     assert dict(engine().table(state, state.trials["0000"])) == {}
-    assert engine().next(state, ["0000"]).trial == "0002"  # left alone, and its number is not given again
+    assert engine().next(state, ["0000"]).trial == "0001"  # as if there were none
 
 
 def test_only_what_can_reach_its_next_rung_is_given():
@@ -57,7 +57,6 @@ def test_only_what_can_reach_its_next_rung_is_given():
     assert engine(rule).next(state, left_images=600).trial == "0000"
     assert engine(rule).next(state, left_images=599).trial == "0001"
     assert engine(rule).next(state, left_images=99) is None
-    assert engine(rule).next(state, ["0000"], may_start=False) is None
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])

@@ -40,7 +40,7 @@ def driver(load, tmp_path, ledger):
 
 @pytest.fixture
 def hooks(driver, tmp_path):
-    shared = Execution(driver, driver.study.resources, 1, ["/mine"], tmp_path)
+    shared = Execution(driver, driver.study.resources, 1, ["/mine"])
     return LedgerSearcher(shared), LedgerScheduler(shared)
 
 

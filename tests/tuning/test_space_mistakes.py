@@ -139,7 +139,7 @@ BAD = {
     "wrong goal": (MU + "objective: {metric: fid, goal: maximize}\n", 4, "goal must be minimize for fid"),
     "unknown goal": (MU + "objective: {goal: min}\n", 4, "'minimize', 'maximize'"),
     "objective as a word": (MU + "objective: fid\n", 4, "objective must be a mapping"),
-    "trials as a word": (MU + "budget: {trials: many}\n", 4, "budget.trials must be an integer, got 'many'"),
+    "trials as a word": (MU + "budget: {trials: many}\n", 4, "budget.trials must be an integer or null, got 'many'"),
     "no trials": (MU + "budget: {trials: 0}\n", 4, "trials must be at least 1"),
     "half a trial": (MU + "budget: {trials: 1.5}\n", 4, "budget.trials must be an integer"),
     "null budget": (MU + "budget:\n", 4, "budget must be a mapping"),

@@ -1,0 +1,84 @@
+"""Which recipes of a search are trained again, and how: same recipe, fresh seed, more samples, same latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from gcsearch.config import Experiment
+from gcsearch.errors import StudyError
+from gcsearch.ledger import StudyState, TrialRecord
+from gcsearch.tuning.settings import FINALIST_SAMPLES, Finalists, Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Final:
+    """One finalist to train.
+
+    Attributes:
+        candidate: The trial of the search whose recipe it is.
+        seed: Its seed.
+    """
+
+    candidate: str
+    seed: int
+
+    @property
+    def trial(self) -> str:
+        """Its name, e.g. ``0007-s1``: it leaves the numbers of the search's own trials as they are."""
+        return f"{self.candidate}-s{self.seed}"
+
+
+def candidates(state: StudyState, settings: Finalists, objective: Objective) -> list[str]:
+    """The best full-length trials of the search, best first; of equal recipes only one."""
+    ranking = state.ranking(objective.key, lower_is_better=objective.goal == "minimize", use=objective.use)
+    recipes: dict[str, str] = {}
+    for record in ranking:
+        recipes.setdefault(record.recipe, record.trial)
+    return list(recipes.values())[: settings.top]
+
+
+def plan(chosen: list[str], settings: Finalists) -> Iterator[Final]:
+    """All finalists, seed by seed, so that every recipe has a score early."""
+    return (Final(candidate=candidate, seed=seed) for seed in settings.seeds for candidate in chosen)
+
+
+def experiment_of(record: TrialRecord, seed: int, settings: Finalists, objective: Objective) -> Experiment:
+    """The experiment of a finalist.
+
+    It is judged once, at the end, unless the best score of a training counts: judging changes no training.
+
+    Args:
+        record: The trial of the search.
+        seed: The finalist's seed.
+        settings: The finalists of the study.
+        objective: The study's.
+    """
+    experiment = Experiment.from_dict(record.config, source=f"trial {record.trial}")
+    evaluation = experiment.evaluation
+    every = experiment.training.num_images if objective.use == "last" else evaluation.every_images
+    return replace(
+        experiment,
+        seed=seed,
+        evaluation=replace(evaluation, num_samples=num_samples(experiment, settings), every_images=every),
+    )
+
+
+def num_samples(experiment: Experiment, settings: Finalists) -> int:
+    """Generated samples per evaluation of a finalist."""
+    return settings.num_samples or max(FINALIST_SAMPLES, experiment.evaluation.num_samples)
+
+
+def check_unchanged(state: StudyState, experiment: Experiment, settings: Finalists) -> None:
+    """Nothing, if finalists that the ledger has were judged as new ones would be.
+
+    Raises:
+        StudyError: They were not, so their scores could not be compared.
+    """
+    wanted = num_samples(experiment, settings)
+    for record in state.trials.values():
+        if record.kind == "finalist" and (had := record.config["evaluation"]["num_samples"]) != wanted:
+            raise StudyError(
+                f"finalists.num_samples must stay {had}, with which trial {record.trial} of this study was judged, got "
+                f"{wanted}. Go back to it, or start a new study with --name."
+            )

@@ -1,0 +1,109 @@
+"""A study on a real cluster of three machines, one of which is killed: see conftest.py."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gcsearch.ledger import LEDGER_NAME, StudyState, read_events
+
+pytestmark = pytest.mark.slow
+
+EXPERIMENT = """\
+name: tiny
+data: {name: digits}
+network: {name: mlp, width: 16}
+optimizer: {name: adam, lr: 1e-2}
+training: {num_images: IMAGES, batch_size: 32}
+evaluation: {every_images: 512, num_samples: 64, metrics: [fid]}
+"""
+
+STUDY = """\
+name: NAME
+experiment: tiny
+space:
+  optimizer.lr: {min: 1e-4, max: 1e-1, scale: log}
+budget: {trials: TRIALS}
+search: {sampler: random}
+stopping: none
+resources: {workers: WORKERS, max_failures: 2}
+"""
+
+PLACES = """\
+import json, ray
+from ray.util.placement_group import placement_group_table
+ray.init("auto", log_to_driver=False, logging_level="ERROR")
+places = [one for one in placement_group_table().values() if one["state"] != "REMOVED"]
+print(json.dumps([len(places), ray.available_resources().get("CPU"), ray.cluster_resources()["CPU"]]))
+"""
+
+
+def write_study(folder: Path, name: str, images: int, trials: int, workers: int) -> Path:
+    (folder / "experiments").mkdir(exist_ok=True)
+    (folder / "experiments" / "tiny.yaml").write_text(EXPERIMENT.replace("IMAGES", str(images)))
+    text = STUDY.replace("NAME", name).replace("TRIALS", str(trials)).replace("WORKERS", str(workers))
+    (folder / f"{name}.yaml").write_text(text)
+    return folder / "studies" / name / LEDGER_NAME
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def own_processes(hosts, name: str) -> list[str]:
+    """Processes of trials on a machine: those that Ray has not kept for later."""
+    words = ("RayTrainWorker", "TrainController", "ImplicitFunc", "gcsearch run")
+    return [line for line in hosts.processes(name).values() if any(word in line for word in words)]
+
+
+def test_a_job_runs_a_study_and_a_driver_without_the_token_does_not(hosts):
+    ledger = write_study(hosts.shared, "job", images=512, trials=1, workers=1)
+    # Ray copies the working folder: the studies are elsewhere, where all machines see them.
+    command = ["gcsearch", "run", "job.yaml", "--address", "auto", "--studies", str(hosts.shared / "studies")]
+    hosts.run("head", "ray", "job", "submit", "--working-dir", ".", "--", *command, timeout=240)
+    assert [record.state for record in StudyState(read_events(ledger)).trials.values()] == ["completed"]
+    tokenless = {"RAY_AUTH_TOKEN_PATH": "", "HOME": str(hosts.shared / "home")}
+    output = hosts.run("head", *command, "--name", "other", code=2, **tokenless)
+    assert "--address auto: the cluster's token must be known here" in output
+    assert "Traceback" not in output
+
+
+def test_a_study_survives_the_loss_of_a_machine(hosts):
+    ledger = write_study(hosts.shared, "lost", images=10_240, trials=2, workers=2)
+    process = hosts.start("head", "gcsearch", "run", "lost.yaml", "--address", "auto")
+
+    def has_result() -> bool:
+        assert process.poll() is None, process.communicate()[0]
+        return ledger.exists() and any(event["event"] == "result" for event in read_events(ledger))
+
+    wait_until(has_result, 240)
+    places = {name: [line for line in own_processes(hosts, name) if "RayTrainWorker" in line] for name in hosts.names}
+    assert sorted(map(len, places.values())) == [0, 1, 1], "the workers are on two machines"
+    victim = next(name for name in ("one", "two") if places[name])
+    hosts.kill(victim)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+    events = read_events(ledger)
+    state = StudyState(events)
+    assert state.ended
+    assert [(record.state, record.images) for record in state.trials.values()] == [("completed", 10_240)] * 2
+    lost = [event["trial"] for event in events if event["event"] == "trial_lost"]
+    assert lost == ["0000"]
+    for trial in state.trials:
+        ends = [event["state"] for event in events if event["event"] == "trial_ended" and event["trial"] == trial]
+        assert ends.count("completed") == 1
+        rungs = [event["images"] for event in events if event["event"] == "result" and event["trial"] == trial]
+        assert rungs == list(range(512, 10_241, 512)), "no rung is missing, and none is there twice"
+
+    left = hosts.run("head", "python", "-c", PLACES).splitlines()[-1]
+    places_left, free, cpus = json.loads(left)
+    assert (places_left, free, cpus) == (0, 2, 2)
+    wait_until(lambda: not any(own_processes(hosts, name) for name in hosts.names), 20)
