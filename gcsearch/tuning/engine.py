@@ -184,7 +184,6 @@ class Engine:
                     seed=self.seed,
                     number=number,
                     num_given=len(self.start_from),
-                    within=self.within,
                 )
             )
         return None if chooser is None else self.space.choose(chooser, self.base)

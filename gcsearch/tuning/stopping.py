@@ -189,7 +189,8 @@ class ASHA(RungRule):
         better = sum(value < score for value in column.values())
         kept = len(column) // self.factor
         kept = max(1, kept) if is_last_call else kept
-        return self.variant == "promotion" and better < kept and (went_on < kept or better == 0)
+        is_best = sum(value <= score for value in column.values()) == 1
+        return self.variant == "promotion" and better < kept and (went_on < kept or is_best)
 
 
 @stoppings.register("hyperband")

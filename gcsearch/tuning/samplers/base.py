@@ -51,7 +51,6 @@ class History:
         seed: Seed of the search.
         number: Number of the trial to suggest; with the seed it fixes every random choice.
         num_given: Trials at the beginning whose parameters the user gave.
-        within: Key inside which scores before the horizon are compared; None compares all.
     """
 
     space: Space
@@ -61,7 +60,6 @@ class History:
     seed: int
     number: int
     num_given: int = 0
-    within: str | None = None
 
     def draw(self, chooser: Chooser) -> Drawn:
         """Everything that a chooser decides."""
