@@ -48,7 +48,8 @@ class RungAwareTPE(SearchSampler):
     The model of a rung below the horizon is asked only as often as that rung ranks trials like later ones: with
     probability max(0, tau), its Kendall correlation with the last scores of the trials that went further. Otherwise,
     and for a fixed share, the trial is random, so that a rung that misleads cannot lock the search in. Of trials with
-    the same score only the first can be good; the others show that there is nothing to gain nearby.
+    the same score only the first can be good; the others show that there is nothing to gain nearby, and that the model
+    repeats itself, so the probability is also multiplied by the share of scores that differ.
 
     Attributes:
         min_observations: Finite scores that a rung needs before it is modelled. Diverged trials do not count towards
@@ -84,7 +85,7 @@ class RungAwareTPE(SearchSampler):
         rung = self._modelled_rung(history)
         if rung is None or random.random() < self.random_share:
             return RandomChooser(history.seed, history.number)
-        if rung < history.rungs[-1] and random.random() > rank_agreement(history.observations, rung):
+        if random.random() > self._trust(history, rung):
             return RandomChooser(history.seed, history.number)
         good, rest = self._split(history, rung)
         if random.random() < self.local_share:
@@ -101,6 +102,13 @@ class RungAwareTPE(SearchSampler):
             if sum(_is_finite(one, rung) for one in history.observations) >= self.min_observations:
                 return rung
         return None
+
+    @staticmethod
+    def _trust(history: History, rung: int) -> float:
+        """Share of the model's trials: how well the rung ranks, times the share of scores there that differ."""
+        scores = [one.scores[rung] for one in history.observations if _is_finite(one, rung)]
+        is_last = rung == history.rungs[-1]
+        return len(set(scores)) / len(scores) * (1.0 if is_last else rank_agreement(history.observations, rung))
 
     def _split(self, history: History, rung: int) -> tuple[list[Observation], list[Observation]]:
         """Good trials at a rung, best first, and the others."""
