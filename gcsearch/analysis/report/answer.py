@@ -82,7 +82,8 @@ def _of_finalists(results: StudyResults, selection: Selection) -> list[tuple[str
     sure += (
         f"No other recipe{complete} is within noise of it."
         if is_clear
-        else f"{len(selection.ties)} recipes cannot be told apart with {num} seeds; among them, one that is clearly cheaper to train wins."
+        else f"{len(selection.ties)} recipes cannot be told apart with {num} seeds; among them, one that is clearly "
+        "cheaper to train wins."
     )
     facts.append(("How sure", sure))
     searched = results.value(results.state.trials[winner.candidate])

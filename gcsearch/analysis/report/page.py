@@ -17,7 +17,8 @@ from gcsearch.analysis.report.curves import curves_by_arm, curves_by_cost, fidel
 from gcsearch.analysis.report.drawing import Picture, save, style
 from gcsearch.analysis.report.parameters import importance_figure, important_keys, pairs_figure, parallel_coordinates
 from gcsearch.analysis.report.samples import sample_strips
-from gcsearch.analysis.report.tables import Table, study_tables, write_tables
+from gcsearch.analysis.report.study_tables import study_tables
+from gcsearch.analysis.report.tables import Table, write_tables
 from gcsearch.analysis.results import StudyResults
 from gcsearch.analysis.wording import metric_title
 from gcsearch.files import write_text

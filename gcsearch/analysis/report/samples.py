@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -39,23 +40,19 @@ def sample_strips(results: StudyResults) -> Picture | None:
             strips.append((record, images, read_tiles(path)[:NUM_LATENTS]))
     if not strips:
         return None
-    columns = max(len(tiles) for *_, tiles in strips)
-    figure = new_figure(INCHES * columns + 3.9, (INCHES + 0.03) * len(strips) + 0.35)
-    figure.set_layout_engine("constrained", w_pad=0.012, h_pad=0.012, wspace=0, hspace=0)
-    places = figure.subplots(len(strips), columns, squeeze=False)
-    name = metric_title(results).split(" (")[0]
-    for axes in places.flat:
-        axes.axis("off")
-    for row, (record, images, tiles) in zip(places, strips, strict=True):
-        for axes, tile in zip(row, tiles, strict=False):
-            axes.imshow(tile, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        value = record.value_at(results.metric, images)
-        score = "" if value is None else f", {name} {value:.3g}"
-        params = shorten(parameters_text(record.params, results.keys), 72)
-        kind = "" if record.kind == "trial" else f" ({record.kind})"
-        text = f"{record.trial}{kind} at {images_text(images)}{score}\n{params}"
-        row[0].text(-0.15, 0.5, text, transform=row[0].transAxes, ha="right", va="center", fontsize=6.8)
-    figure.suptitle("a column is one latent", fontsize=8)
+    canvas, step = _canvas([tiles for *_, tiles in strips])
+    rows, columns = len(strips), canvas.shape[1] // step
+    figure = new_figure(INCHES * columns + 4.0, INCHES * rows + 0.4)
+    axes = figure.subplots()
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    centers = [index * step + step / 2 for index in range(max(rows, columns))]
+    axes.set_yticks(centers[:rows], [_label(results, record, images) for record, images, _ in strips], fontsize=6.8)
+    axes.set_xticks(centers[:columns], [str(index) for index in range(columns)], fontsize=7)
+    axes.xaxis.tick_top()
+    axes.set_xlabel("latent", fontsize=7.5)
+    axes.xaxis.set_label_position("top")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     return Picture(
         name="samples",
         title="Samples from the same latents",
@@ -66,3 +63,28 @@ def sample_strips(results: StudyResults) -> Picture | None:
         ),
         figure=figure,
     )
+
+
+def _canvas(strips: Sequence[npt.NDArray[np.uint8]]) -> tuple[npt.NDArray[np.uint8], int]:
+    """Rows of tiles on white, and the distance between two tiles in pixels."""
+    side = max(tiles.shape[1] for tiles in strips)
+    step = side + max(2, side // 16)
+    columns = max(len(tiles) for tiles in strips)
+    channels = max((tiles[0].shape[2:] for tiles in strips), default=())
+    canvas = np.full((len(strips) * step, columns * step, *channels), 255, dtype=np.uint8)
+    for row, tiles in enumerate(strips):
+        for column, tile in enumerate(tiles):
+            top, left = row * step + (step - side) // 2, column * step + (step - side) // 2
+            place = canvas[top : top + tile.shape[0], left : left + tile.shape[1]]
+            place[:] = tile if tile.ndim == canvas.ndim else tile[..., None]
+    return canvas, step
+
+
+def _label(results: StudyResults, record: TrialRecord, images: int) -> str:
+    """Whose samples they are, in two lines."""
+    value = record.value_at(results.metric, images)
+    name = metric_title(results).split(" (")[0]
+    score = "" if value is None else f", {name} {value:.3g}"
+    kind = "" if record.kind == "trial" else f" ({record.kind})"
+    params = shorten(parameters_text(record.params, results.keys), 72)
+    return f"{record.trial}{kind} at {images_text(images)}{score}\n{params}"
