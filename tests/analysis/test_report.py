@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -24,6 +25,7 @@ from gcsearch.analysis.report.tables import Column, Table, latex, markdown
 from gcsearch.analysis.results import StudyResults, open_results
 from gcsearch.ledger import LEDGER_NAME
 from gcsearch.metrics.grid import write_png
+from gcsearch.tuning.importance import PedAnova
 
 HOSTILE = "<script>alert('x')</script>"
 FORMULA = r"50 % of $\frac{1 & a_b #|"
@@ -39,7 +41,7 @@ def evenly(trials, losses):
     return lambda picked: {key: 1.0 + place for place, key in enumerate(keys)}
 
 
-def write_ledger(folder: Path, name: str, trials, finalists=()) -> StudyResults:
+def write_ledger(folder: Path, name: str, trials, finalists=(), *, has_samples: bool = True) -> StudyResults:
     """A study whose trials are (state, parameters, scores at the rungs)."""
     objective = {"metric": "fid", "key": "eval/fid", "goal": "minimize", "use": "last"}
     start = {"study": name, "objective": objective, "horizon_images": RUNGS[-1], "keys": ["mu", "word"]}
@@ -53,7 +55,8 @@ def write_ledger(folder: Path, name: str, trials, finalists=()) -> StudyResults:
             events.append(result | {"identities": {"eval/fid": IDENTITY.format(num_samples)}})
             path = f"trials/{trial}/samples/{images}.png"
             events.append({"event": "samples", "trial": trial, "images": images, "path": path})
-            write_png(folder / path, torch.full((64, 1, 8, 8), seed, dtype=torch.uint8))
+            if has_samples:
+                write_png(folder / path, torch.full((64, 1, 8, 8), seed, dtype=torch.uint8))
         reason = {"failed": f"RuntimeError: {HOSTILE}", "diverged": "loss is not finite"}.get(state)
         events.append({"event": "trial_ended", "trial": trial, "state": state, "reason": reason})
 
@@ -193,6 +196,23 @@ def test_the_same_study_gives_the_same_page(full, tmp_path):
     results, output, _ = full
     write_report(results, tmp_path, evenly)
     assert (tmp_path / "report.html").read_bytes() == (output / "report.html").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_large_study_has_a_small_page_soon(tmp_path):
+    random = np.random.default_rng(0)
+    trials = []
+    for number in range(500):
+        params = {f"p{index}": float(random.random()) for index in range(6)} | {"word": "abc"[number % 3]}
+        num = 3 if number % 5 == 0 else 1
+        scores = [float(30 / (rung + 1) + params["p0"] + random.normal()) for rung in range(num)]
+        trials.append(("completed" if num == 3 else "stopped", params, scores))
+    results = write_ledger(tmp_path, "large", trials, has_samples=False)
+    begun = time.process_time()  # not by the clock on the wall: other tests run at the same time
+    written = write_report(results, tmp_path / "report", PedAnova)
+    assert time.process_time() - begun < 20
+    assert written.page.stat().st_size < 5e6
+    assert {"importance", "pairs", "parallel_coordinates"} <= {path.stem for path in written.figures}
 
 
 def test_the_front_is_what_nothing_cheaper_beats(full):

@@ -19,6 +19,9 @@ NUM_LATENTS: Final = 10
 INCHES: Final = 0.42
 """Side of an image."""
 
+INCHES_PER_LETTER: Final = 0.058
+"""At most, on average, in the labels' size."""
+
 
 def chosen_trials(results: StudyResults) -> list[TrialRecord]:
     """The winner, the best trials of the search, and the worst one with samples, for contrast."""
@@ -42,11 +45,17 @@ def sample_strips(results: StudyResults) -> Picture | None:
         return None
     canvas, step = _canvas([tiles for *_, tiles in strips])
     rows, columns = len(strips), canvas.shape[1] // step
-    figure = new_figure(INCHES * columns + 4.0, INCHES * rows + 0.4)
-    axes = figure.subplots()
+    labels = [_label(results, record, images) for record, images, _ in strips]
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    left, width, height, top = INCHES_PER_LETTER * longest + 0.1, INCHES * columns, INCHES * rows, 0.4
+    figure = new_figure(left + width + 0.1, height + top + 0.05)
+    # By hand: the automatic layout leaves too little room beside axes whose shape is fixed.
+    figure.set_layout_engine("none")
+    total_width, total_height = figure.get_size_inches()
+    axes = figure.add_axes((left / total_width, 0.05 / total_height, width / total_width, height / total_height))
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     centers = [index * step + step / 2 for index in range(max(rows, columns))]
-    axes.set_yticks(centers[:rows], [_label(results, record, images) for record, images, _ in strips], fontsize=6.8)
+    axes.set_yticks(centers[:rows], labels, fontsize=6.8)
     axes.set_xticks(centers[:columns], [str(index) for index in range(columns)], fontsize=7)
     axes.xaxis.tick_top()
     axes.set_xlabel("latent", fontsize=7.5)

@@ -102,7 +102,7 @@ def trials_table(results: StudyResults) -> Table:
         Column(key="images", heading="images"),
         Column(key="state", heading="state"),
         *_parameters(results, [row.record for row in rows]),
-        Column(key="train_seconds", heading="training (s)", digits=3),
+        Column(key="train_seconds", heading="training (s)", digits=3, is_detail=True),
         Column(key="forward_units", heading="network evaluations", digits=3, is_detail=True),
         Column(key="seed", heading="seed", is_detail=True),
         Column(key="fingerprint", heading="fingerprint", is_detail=True),
