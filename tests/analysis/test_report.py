@@ -178,6 +178,13 @@ def test_tables_hold_the_numbers_of_the_ledger(full):
     assert [(row["trial"], row["state"]) for row in failures] == [("0020", "failed"), ("0021", "diverged")]
 
 
+def test_curves_are_coloured_by_a_parameter_that_all_trials_have(full):
+    _, output, _ = full
+    # The measure of importance puts word.few first, which a third of the trials have.
+    assert "FID (digits features) over training, by word" in Page(output / "report.html").text
+    assert pq.read_table(output / "tables/importance.parquet").column("key")[0].as_py() == "word.few"
+
+
 def test_the_answer_names_winner_gap_certainty_and_cost(full):
     _, output, written = full
     assert written.answer.headline.startswith("Winner: the recipe of trial 0001, 5.020 [")

@@ -105,7 +105,7 @@ def _of_search(results: StudyResults) -> tuple[str, list[tuple[str, str]]]:
         f"Best trial: {best.trial}, {metric_title(results)} {value:.3f}. It is one training with one seed, not a "
         "proven winner: no finalists were trained."
     )
-    facts = [("The recipe", parameters_text(best.params, results.keys))]
+    facts = [("The recipe", parameters_text(best.params, results.keys))] if results.keys else []
     if len(ranking) > 1:
         second = results.value(ranking[1])
         assert second is not None

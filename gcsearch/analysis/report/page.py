@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gcsearch.analysis.health import findings
-from gcsearch.analysis.importance import Coded, Measure, importances, interactions
+from gcsearch.analysis.importance import NEARLY_ALL, Coded, Measure, importances, interactions
 from gcsearch.analysis.rank_fidelity import rank_fidelity
 from gcsearch.analysis.report.answer import Answer, answer
 from gcsearch.analysis.report.curves import curves_by_arm, curves_by_cost, fidelity_figure, finalists_figure
@@ -91,13 +91,13 @@ def write_report(
     important, together = importances(results, prepare), interactions(results)
     keys = important_keys(results, important)
     tables = {table.name: table for table in study_tables(results, fidelity, important, together)}
-    first = next(iter(keys), None)
+    arm_key = _arm_key(results, keys)
     sources: dict[str, dict[str, str]] = {}
     with style():
         drawn = [
             finalists_figure(results),
-            curves_by_arm(results, first),
-            curves_by_cost(results, first),
+            curves_by_arm(results, arm_key),
+            curves_by_cost(results, arm_key),
             parallel_coordinates(results, keys),
             importance_figure(important),
             pairs_figure(results, keys, together),
@@ -151,6 +151,14 @@ def write_report(
         figures=[output / "figures" / f"{name}.png" for name in sources],
         tables=[output / "tables" / f"{name}.parquet" for name in tables],
         answer=said,
+    )
+
+
+def _arm_key(results: StudyResults, keys: Sequence[str]) -> str | None:
+    """The first parameter that nearly all trials have; one that a choice brings along would leave the others out."""
+    records = results.searched()
+    return next(
+        (key for key in keys if sum(key in record.params for record in records) >= NEARLY_ALL * len(records)), None
     )
 
 
