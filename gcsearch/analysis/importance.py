@@ -264,11 +264,12 @@ def _two_way(
         cells.setdefault((first[index], second[index]), []).append(index)
     cells = {cell: members for cell, members in cells.items() if len(members) >= MIN_CELL}
     known = [index for members in cells.values() for index in members]
+    names = [cell for cell, members in cells.items() for _ in members]
     if len(known) < MIN_TRIALS:
         return None
     ranks = stats.rankdata([seen[index].loss for index in known])
-    additive = np.hstack([_indicators([names[index] for index in known]) for names in (first, second)])
-    full = _indicators([(first[index], second[index]) for index in known])
+    additive = np.hstack([_indicators([cell[place] for cell in names]) for place in (0, 1)])
+    full = _indicators([str(cell) for cell in names])
     rest_additive, rank_additive = _residual(additive, ranks)
     rest_full, rank_full = _residual(full, ranks)
     extra, freedom = rank_full - rank_additive, len(known) - rank_full
@@ -280,9 +281,10 @@ def _two_way(
     return gain / total, p, len(known)
 
 
-def _indicators(values: Sequence[Any]) -> NDArray[np.float64]:
+def _indicators(values: Sequence[str]) -> NDArray[np.float64]:
     """One column for each value."""
-    return np.asarray([[float(value == one) for one in dict.fromkeys(values)] for value in values])
+    names, codes = np.unique(values, return_inverse=True)
+    return np.eye(len(names))[codes]
 
 
 def _residual(columns: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[float, int]:
