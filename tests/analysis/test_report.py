@@ -264,6 +264,12 @@ def test_without_finalists_nobody_is_called_the_winner(tmp_path):
     assert "0.100 (1.4 %) ahead of the next one (0001)" in facts["By how much"]
 
 
+def test_a_single_training_is_not_called_the_best_of_many(tmp_path):
+    said = answer(write_ledger(tmp_path, "small", [("completed", {"mu": 0.1}, [9.0, 8.0, 7.0])]))
+    assert dict(said.facts)["How sure"] == "Not known: a training with another seed would have another score."
+    assert "1 trial, " in dict(said.facts)["At what cost"]
+
+
 def test_files_of_an_earlier_report_that_no_longer_apply_are_gone(tmp_path):
     write_report(write_ledger(tmp_path, "small", [("failed", {"mu": 0.2}, [])]), tmp_path / "report", evenly)
     assert len(list((tmp_path / "report/tables").glob("failures.*"))) == 3

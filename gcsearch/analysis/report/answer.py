@@ -45,8 +45,9 @@ def answer(results: StudyResults) -> Answer:
     names = [name for name in short_names(results.keys).values()]
     what = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
     better = "lowest" if results.lower_is_better else "highest"
-    question = f"Which recipe trains to the {better} {metric_title(results)}"
-    question += f", when {what} may vary?" if what else "?"
+    question = f"Which recipe trains to the {better} {metric_title(results)}, when {what} may vary?"
+    if not what:
+        question = f"Which {metric_title(results)} does this recipe train to?"
     selection = results.selection
     if selection is not None:
         headline, facts = verdict_text(selection), _of_finalists(results, selection)
@@ -112,8 +113,10 @@ def _of_search(results: StudyResults) -> tuple[str, list[tuple[str, str]]]:
         gap = abs(second - value)
         share = f" ({100 * gap / abs(second):.1f} %)" if second else ""
         facts.append(("By how much", f"{gap:.3f}{share} ahead of the next one ({ranking[1].trial})."))
+    if len(results.searched()) == 1:
+        return headline, [*facts, ("How sure", "Not known: a training with another seed would have another score.")]
     sure = f"Not known. The best of {len(results.searched())} trials is partly the luckiest, so its score flatters."
-    if results.metric.removeprefix("eval/") == "fid":
+    if len(ranking) > 1 and results.metric.removeprefix("eval/") == "fid":
         near = sum(
             abs(other - value) <= LUCK * abs(value)
             for record in ranking[1:]
@@ -137,7 +140,8 @@ def _cost(results: StudyResults) -> str:
     images = sum(record.images for record in searched)
     hours = sum(record.device_seconds for record in [*searched, *finalists]) / 3600
     text = (
-        f"{duration_text(3600 * hours)} of {results.device_word} time. The search: {len(searched)} trials, "
+        f"{duration_text(3600 * hours)} of {results.device_word} time. The search: {len(searched)} "
+        f"trial{'' if len(searched) == 1 else 's'}, "
         f"{images_text(images)} images, {100 * images / (len(searched) * horizon):.0f} % of what they would have seen "
         "at full length."
     )

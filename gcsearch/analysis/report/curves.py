@@ -186,13 +186,15 @@ def curves_by_cost(results: StudyResults, key: str | None) -> Picture | None:
     if not panels or not shown:
         return None
     figure = new_figure(3.6 * len(panels) + 1.2, 3.7)
+    figure.set_layout_engine("constrained", wspace=0.07)
     places = figure.subplots(1, len(panels), squeeze=False, sharey=True)
     for axes, (cost, label, scale) in zip(places.flat, panels, strict=True):
         _draw_arms(axes, results, shown, cost, scale)
         front = pareto_front(results, cost)
+        longest = max(place for record in results.searched() for place, _ in _points(results, record, cost))
         axes.plot(
-            [place * scale for place, _ in front],
-            [value for _, value in front],
+            [*(place * scale for place, _ in front), longest * scale],
+            [*(value for _, value in front), front[-1][1]],
             drawstyle="steps-post",
             color="black",
             linewidth=1.5,

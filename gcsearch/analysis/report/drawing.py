@@ -45,6 +45,7 @@ STYLE: Final[Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "text.parse_math": False,
+    "axes.formatter.useoffset": False,
     "svg.hashsalt": "gcsearch",  # else every report would differ from the last
 }
 
