@@ -21,6 +21,7 @@ PAGES = [
     "docs/experiments.md",
     "docs/import.md",
     "docs/own_components.md",
+    "docs/report.md",
     "docs/studies.md",
     "CONTRIBUTING.md",
 ]

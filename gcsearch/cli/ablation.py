@@ -12,7 +12,8 @@ from rich.text import Text
 from gcsearch.analysis.ablation import AblationResults, ablation_results, change_text, p_text, verdict_text
 from gcsearch.analysis.ablation import write_verdicts as write_files
 from gcsearch.analysis.results import StudyResults, open_results
-from gcsearch.cli.console import duration_text, print_json, results, say
+from gcsearch.analysis.wording import duration_text
+from gcsearch.cli.console import print_json, results, say
 from gcsearch.cli.studies import fetched, mirrored
 from gcsearch.cli.study import print_place, run_tracked, store_uri
 from gcsearch.config.documents import dump_yaml

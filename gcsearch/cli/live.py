@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gcsearch.cli.console import duration_text, images_text
-from gcsearch.cli.tables import cells, headings, state_text
+from gcsearch.analysis.wording import cells, duration_text, headings, images_text
+from gcsearch.cli.tables import state_text
 from gcsearch.ledger import ENDED, Event, StudyState, TrialRecord
 
 FRAMES_PER_SECOND = 4

@@ -11,6 +11,7 @@ import typer
 
 from gcsearch.cli import data_app, search_app
 from gcsearch.cli.options import Address, Import, Json, Set, Studies, Tracking
+from gcsearch.cli.report import report
 from gcsearch.errors import GCSearchError
 
 app = typer.Typer(
@@ -141,6 +142,9 @@ def export(
     from gcsearch.cli.study import export_command
 
     export_command(study, trial, output, studies, as_json=json)
+
+
+app.command()(report)
 
 
 @app.command()

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.tree import Tree
 
 from gcsearch.analysis.results import open_results
-from gcsearch.cli.console import duration_text, images_text, print_json, results, say
+from gcsearch.analysis.wording import duration_text, images_text
+from gcsearch.cli.console import print_json, results, say
 from gcsearch.cli.studies import fetched
 from gcsearch.config import read_document
 from gcsearch.errors import ConfigError

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gcsearch.analysis.health import findings
 from gcsearch.analysis.rank_fidelity import rank_fidelity
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
+from gcsearch.analysis.wording import verdict_text
 from gcsearch.cli.console import print_json, progress, results, say
 from gcsearch.cli.live import LiveView
 from gcsearch.cli.studies import fetched, local_folder, mirrored
@@ -23,7 +24,6 @@ from gcsearch.cli.tables import (
     leaderboard,
     study_json,
     study_list,
-    verdict_text,
 )
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError, TrackingError

@@ -14,49 +14,21 @@ from rich.text import Text
 from gcsearch.analysis.health import findings
 from gcsearch.analysis.rank_fidelity import RankFidelity, rank_fidelity
 from gcsearch.analysis.results import Row, StudyResults
-from gcsearch.cli.console import STATE_STYLES, duration_text, images_text
+from gcsearch.analysis.wording import (
+    cells,
+    duration_text,
+    headings,
+    images_text,
+    interval_text,
+    parameters_text,
+    state_name,
+)
+from gcsearch.cli.console import STATE_STYLES
 from gcsearch.ledger import TrialRecord
-from gcsearch.selection import Replicates, Selection
-from gcsearch.tracking.names import number, short_names
+from gcsearch.selection import Selection
 
 WIDE = 110
 """Columns from which every parameter gets a column of its own."""
-
-
-def columns_of(keys: Sequence[str]) -> list[str]:
-    """Keys that get a column: those at the root of the space; a component's own parameters go beside its name."""
-    return [key for key in keys if not any(key.startswith(f"{other}.") for other in keys if other != key)]
-
-
-def headings(keys: Sequence[str]) -> list[str]:
-    """Short name of each column."""
-    columns = columns_of(keys)
-    names = short_names(columns)
-    return [names[key] for key in columns]
-
-
-def cells(params: dict[str, Any], keys: Sequence[str]) -> list[str]:
-    """One text per column, e.g. ``exponential s1=80`` for `timesteps` and what it brought along."""
-    texts = []
-    for key in columns_of(keys):
-        if key not in params:
-            texts.append("-")
-            continue
-        own = {name: value for name, value in params.items() if name.startswith(f"{key}.")}
-        inner = [f"{name[len(key) + 1 :]}={number(value, digits=2)}" for name, value in own.items()]
-        texts.append(" ".join([number(params[key], digits=2), *inner]))
-    return texts
-
-
-def parameters_text(params: dict[str, Any], keys: Sequence[str]) -> str:
-    """All parameters on one line. Words speak for themselves, numbers need their name."""
-    pairs = zip(headings(keys), cells(params, keys), strict=True)
-    return ", ".join(value if value[0].isalpha() else f"{name} {value}" for name, value in pairs)
-
-
-def state_name(record: TrialRecord) -> str:
-    """State of a trial for readers: one that waits for the stopping rule is paused."""
-    return "paused" if record.is_paused else record.state
 
 
 def state_text(record: TrialRecord) -> Text:
@@ -101,17 +73,6 @@ def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -
     return table
 
 
-def interval_text(recipe: Replicates) -> str:
-    """Mean over seeds with its interval, e.g. ``2.413 [2.301, 2.525]``; what is missing in words."""
-    interval = recipe.interval
-    if not recipe.is_finite:
-        return "diverged on a seed"
-    if interval is None:
-        return "-"
-    ends = "" if interval.low is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
-    return f"{interval.mean:.3f}{ends}"
-
-
 def finalists_table(results: StudyResults, selection: Selection, width: int = WIDE) -> Table:
     """The recipes that were trained again, the best mean first; the winner in bold."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
@@ -143,23 +104,6 @@ def finalists_table(results: StudyResults, selection: Selection, width: int = WI
             style="bold" if is_winner else None,
         )
     return table
-
-
-def verdict_text(selection: Selection) -> str:
-    """Who won and why, in a sentence or two."""
-    winner = selection.winner
-    waiting = "" if selection.is_final else " Not all finalists are trained yet: run the study again."
-    if winner is None:
-        return f"No winner: no recipe has a score on every fresh seed.{waiting}"
-    text = (
-        f"Winner: the recipe of trial {winner.candidate}, {interval_text(winner)} over {len(winner.seeds)} fresh seeds."
-    )
-    others = [candidate for candidate in selection.ties if candidate != winner.candidate]
-    if others:
-        best = next(recipe for recipe in selection.recipes if recipe.candidate in selection.ties)
-        reason = "the best mean" if best is winner else "cheaper to train"
-        text += f" Within noise ({selection.margin:.2g}) of {', '.join(others)}; chosen as {reason}."
-    return text + waiting
 
 
 def costs(outcome: StudyResults) -> Table:
