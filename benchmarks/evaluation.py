@@ -161,7 +161,7 @@ class Measurement:
         if metric.name == "precision_recall" or (metric.name == "kid" and num_features > MAX_MAPPED):
             return full / shrink**2  # one number for every pair
         half = self.metric_at(metric, int(num * shrink / 2), int(num_real * shrink / 2), num_features, extractor)
-        return full + (full - half) * (2 / shrink - 2)  # something fixed, and something for every sample
+        return full + max(0.0, full - half) * (2 / shrink - 2)  # something fixed, and something for every sample
 
     def metric_at(
         self, metric: SampleMetric, num: int, num_real: int, num_features: int, extractor: Extractor

@@ -81,6 +81,17 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def disk_full(where: object) -> str:
+    """What is said of a full disk while a study or training runs.
+
+    Args:
+        where: File, folder or machine.
+    """
+    return (
+        f"{where}: the disk is full. Nothing that was recorded is lost: free some space and run the same command again."
+    )
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Sentence that names the nearest known word and lists the others.
 

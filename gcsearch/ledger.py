@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from gcsearch.errors import StudyError, is_disk_full
+from gcsearch.errors import StudyError, disk_full, is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +110,7 @@ class LedgerWriter:
         except OSError as error:
             os.ftruncate(self._file.fileno(), size)
             if is_disk_full(error):
-                raise StudyError(
-                    f"{self.path}: the disk is full. Nothing that was recorded is lost: free some space and run the "
-                    "same command again."
-                ) from None
+                raise StudyError(disk_full(self.path)) from None
             raise
         return record
 
@@ -158,6 +155,7 @@ class TrialRecord:
         trial: Its number, as text.
         kind: ``trial``, ``finalist`` or ``arm``.
         candidate: Of a finalist, the trial of the search whose recipe it trains again.
+        arm: Of a training of an ablation, the name of its recipe.
         is_audit: Whether it ignores the stopping rule.
         is_paused: Whether it was interrupted by the stopping rule, which may resume it.
         started: Time of its first start.
@@ -173,6 +171,7 @@ class TrialRecord:
     trial: str
     kind: str = "trial"
     candidate: str | None = None
+    arm: str | None = None
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
@@ -229,6 +228,7 @@ class StudyState:
         earlier_wall_seconds: Wall time of the search in all runs of the driver before the present one, finalists not
             included.
         finalists: Fields of the last `finalists_started` event: who is trained again, with which seeds.
+        ablation: Of an ablation, what its latest run was to train and judge.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -238,6 +238,7 @@ class StudyState:
         self.num_events = 0
         self.earlier_wall_seconds = 0.0
         self.finalists: Event | None = None
+        self.ablation: dict[str, Any] | None = None
         self._seen: dict[str, datetime] = {}
         self._run_started: datetime | None = None
         self._last_time: datetime | None = None
@@ -249,6 +250,7 @@ class StudyState:
         kind = event["event"]
         if kind == "study_started":
             self.study = self.study or event
+            self.ablation = event.get("ablation", self.ablation)
             self.ended = False
             self._end_search(self._last_time)
             self._run_started = datetime.fromisoformat(event["time"])
@@ -276,7 +278,7 @@ class StudyState:
     def _start(self, event: Event) -> None:
         record = self.trials.setdefault(event["trial"], TrialRecord(trial=event["trial"]))
         self._seen[record.trial] = datetime.fromisoformat(event["time"])
-        for name in ("kind", "candidate", "params", "config", "fingerprint", "recipe", "seed", "devices"):
+        for name in ("kind", "candidate", "arm", "params", "config", "fingerprint", "recipe", "seed", "devices"):
             if name in event:
                 setattr(record, name, event[name])
         record.is_audit = event.get("audit", record.is_audit)

@@ -22,6 +22,7 @@ PAGES = [
     "docs/import.md",
     "docs/mlflow.md",
     "docs/own_components.md",
+    "docs/report.md",
     "docs/studies.md",
     "CONTRIBUTING.md",
 ]

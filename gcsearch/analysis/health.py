@@ -84,7 +84,7 @@ def _edges(results: StudyResults) -> Iterator[Finding]:
         return
     space = read_document(path).data["space"]
     for key, value in winner.params.items():
-        found = _range_of(space, key, winner.params)
+        found = range_of(space, key, winner.params)
         if found is None or not _is_number(value):
             continue
         low, high, is_log = found
@@ -100,7 +100,7 @@ def _edges(results: StudyResults) -> Iterator[Finding]:
             yield Finding(kind="edge", key=key, text=f"{text}: move {word} beyond {end:g}.")
 
 
-def _range_of(space: Mapping[str, Any], key: str, params: Mapping[str, Any]) -> tuple[float, float, bool] | None:
+def range_of(space: Mapping[str, Any], key: str, params: Mapping[str, Any]) -> tuple[float, float, bool] | None:
     """Ends of a parameter's range, and whether it is logarithmic, in a space as written; None if it has none."""
     for entry, node in space.items():
         if key != entry and not key.startswith(f"{entry}."):

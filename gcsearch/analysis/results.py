@@ -56,6 +56,11 @@ class StudyResults:
         """Direction of the objective."""
         return bool(self.state.study["objective"]["goal"] == "minimize")
 
+    @property
+    def keys(self) -> list[str]:
+        """Dotted keys of the space, without those that a choice brings along."""
+        return list(self.state.study.get("keys", ()))
+
     def value(self, record: TrialRecord) -> float | None:
         """The objective of a trial: its last or best value, as the study says."""
         return record.value(self.metric, self.state.study["objective"]["use"], self.lower_is_better)

@@ -43,20 +43,3 @@ def say(text: str, style: str = "") -> None:
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object on stdout."""
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
-
-
-def images_text(images: float) -> str:
-    """Number of images, short: 96000 is ``96k``."""
-    if images < 1000:
-        return f"{images:g}"
-    return f"{images / 1000:.0f}k" if images < 10_000_000 else f"{images / 1e6:.1f}M"
-
-
-def duration_text(seconds: float) -> str:
-    """Duration in at most two units, e.g. ``2 min 05 s``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -30,7 +30,7 @@ def checks(address: str | None, tracking: str | None, studies: Path) -> Iterator
 
     yield "torch", check_torch
     yield "GPU", check_gpu
-    yield "Ray", lambda: check_ray(address, studies)
+    yield "Ray", lambda: check_ray(address)
     yield "MLflow", lambda: check_tracking(store_uri(tracking, studies))
     yield "disk", lambda: check_disk(studies)
     yield "data", lambda: check_data(default_data_dir())

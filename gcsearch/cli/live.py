@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gcsearch.cli.console import duration_text, images_text
-from gcsearch.cli.tables import cells, headings, state_text
+from gcsearch.analysis.wording import cells, duration_text, headings, images_text
+from gcsearch.cli.tables import state_text
 from gcsearch.ledger import ENDED, Event, StudyState, TrialRecord
 
 FRAMES_PER_SECOND = 4
@@ -91,7 +91,7 @@ class LiveView:
             return f"{event['trial']} {images_text(event['images']):>6} images  {key[5:]} {event['metrics'][key]:.3f}"
         if kind == "trial_ended":
             reason = f": {event['reason']}" if event.get("reason") else ""
-            return f"{event['trial']} {event['state']}{reason}"
+            return f"{event['trial']} {'paused' if event.get('paused') else event['state']}{reason}"
         return None
 
     @property
@@ -182,7 +182,7 @@ class LiveView:
         speed = self._speeds.get(record.trial)
         is_running = record.state == "running"
         bar = ProgressBar(total=horizon, completed=min(images, horizon), width=8) if is_running else ""
-        row: list[Any] = [record.trial, state_text(record.state), images_text(images)]
+        row: list[Any] = [record.trial, state_text(record), images_text(images)]
         row += [bar] if self._is_wide else []
         row += ["-" if value is None else f"{value:.3f}"]
         row += [f"{speed:,.0f}" if speed and is_running else ""] if self._is_wide else []

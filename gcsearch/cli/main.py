@@ -11,6 +11,7 @@ import typer
 
 from gcsearch.cli import data_app, search_app
 from gcsearch.cli.options import Address, Import, Json, Set, Studies, Tracking
+from gcsearch.cli.report import report
 from gcsearch.errors import GCSearchError
 
 app = typer.Typer(
@@ -66,6 +67,7 @@ def run(
     raise typer.Exit(code)
 
 
+app.command()(search_app.ablate)
 app.command()(search_app.plan)
 app.command()(search_app.replay)
 
@@ -147,6 +149,9 @@ def export(
     from gcsearch.cli.study import export_command
 
     export_command(study, trial, output, studies, register=register, tracking=tracking, as_json=json)
+
+
+app.command()(report)
 
 
 @app.command()

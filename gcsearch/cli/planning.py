@@ -1,4 +1,4 @@
-"""The commands about studies that do not run them: plan, replay."""
+"""The commands about studies and ablations that do not run them: plan, replay."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from rich.table import Table
 from rich.tree import Tree
 
 from gcsearch.analysis.results import open_results
-from gcsearch.cli.console import duration_text, images_text, print_json, results, say
+from gcsearch.analysis.wording import duration_text, images_text
+from gcsearch.cli.console import print_json, results, say
 from gcsearch.cli.studies import fetched
+from gcsearch.config import read_document
+from gcsearch.errors import ConfigError
 from gcsearch.ledger import LEDGER_NAME, read_events
 from gcsearch.tracking.names import number
 
@@ -32,7 +35,10 @@ def plan_command(
     imports: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Say what a study will do and cost."""
+    """Say what a study or an ablation will do and cost."""
+    if "factors" in read_document(space).data:
+        _plan_ablation(space, experiment, trials, assignments, imports, as_json=as_json)
+        return
     from gcsearch.tuning.planning import make_plan
     from gcsearch.tuning.spec import load_study
 
@@ -47,6 +53,43 @@ def plan_command(
         results.print(_steps(plan))
     for text in _sentences(study, plan):
         say(text)
+
+
+def _plan_ablation(
+    path: Path,
+    experiment: str | None,
+    trials: int | None,
+    assignments: Sequence[str],
+    imports: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    from gcsearch.tuning.ablation import load_ablation
+    from gcsearch.tuning.ablation_plan import CORRELATION, plan_ablation
+
+    if trials is not None:
+        raise ConfigError(f"{path}: --trials is for studies; an ablation trains every arm on every one of its seeds.")
+    ablation = load_ablation(path, experiment=experiment, assignments=assignments, imports=imports)
+    plan = plan_ablation(ablation)
+    if as_json:
+        print_json({"ablation": ablation.name, **plan.to_dict(), "settings": ablation.to_dict()})
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column(f"arm ({plan.device})")
+    table.add_column("full training", justify="right", no_wrap=True)
+    for arm, seconds in plan.arm_seconds.items():
+        table.add_row(arm, "?" if seconds is None else duration_text(seconds))
+    results.print(table)
+    num_seeds = len(ablation.seeds)
+    cost = _cost(plan.cost, plan.unit)
+    say(f"{len(ablation.arms)} arms on {num_seeds} seeds: {plan.num_trainings} trainings{cost}.")
+    low, high = (f"{100 * gap:.1f}" for gap in plan.gap)
+    say(
+        f"{num_seeds} paired seeds tell a contrast apart (four times in five, corrected for {len(plan.contrasts)}) if "
+        f"FID differs by {low} to {high} %: trainings that differ in their seed alone differ by 1 to 2 %, with a "
+        f"correlation of {CORRELATION:g} between the arms of a seed, which the ablation will measure."
+    )
+    say("Nothing was started.")
 
 
 def _tree(study: StudySpec) -> Tree:

@@ -1,4 +1,4 @@
-"""The commands `plan` and `replay`: options and help; the work is in `gcsearch.cli.planning`."""
+"""The commands `ablate`, `plan` and `replay`: options and help; the work is elsewhere in `gcsearch.cli`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,53 @@ from typing import Annotated, Optional
 
 import typer
 
-from gcsearch.cli.options import Import, Json, Set, Studies
+from gcsearch.cli.options import Address, Import, Json, Set, Studies, Tracking
+
+
+def ablate(
+    ablation: Annotated[Path, typer.Argument(metavar="ABLATION.yaml", help="Ablation file.")],
+    experiment: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it
+        typer.Option("--experiment", help="Run the ablation on this experiment instead."),
+    ] = None,
+    name: Annotated[Optional[str], typer.Option("--name", help="Name of the ablation.")] = None,  # noqa: UP045
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="Add seeds where the verdict is open, up to max_seeds.")
+    ] = False,
+    set_: Set = None,
+    import_: Import = None,
+    address: Address = None,
+    tracking: Tracking = None,
+    studies: Studies = "studies",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print it resolved, start nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Start, resume or extend an ablation, and print its verdicts.
+
+    Example: `gcsearch ablate experiments/ablations/coupling.yaml --experiment gaussians_2m2m`
+    """
+    from gcsearch.cli.ablation import ablate_command
+
+    code = ablate_command(
+        ablation,
+        experiment=experiment,
+        name=name,
+        is_sequential=until_decided,
+        assignments=set_ or [],
+        imports=import_ or [],
+        address=address,
+        tracking=tracking,
+        studies=studies,
+        dry_run=dry_run,
+        as_json=json,
+    )
+    raise typer.Exit(code)
 
 
 def plan(
-    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="Search space.")],
+    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml|ABLATION.yaml", help="Search space or ablation.")],
     experiment: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it
         typer.Option("--experiment", help="Plan the study on this experiment instead."),
@@ -21,7 +63,7 @@ def plan(
     import_: Import = None,
     json: Json = False,
 ) -> None:
-    """Check a study and say what it will do and cost; start nothing.
+    """Check a study or an ablation and say what it will do and cost; start nothing.
 
     Trials per rung come from simulated studies with random scores, hours from a few steps measured on this machine.
 

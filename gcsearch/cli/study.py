@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gcsearch.analysis.health import findings
 from gcsearch.analysis.rank_fidelity import rank_fidelity
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
+from gcsearch.analysis.wording import verdict_text
 from gcsearch.cli.console import print_json, progress, results, say
 from gcsearch.cli.live import LiveView
 from gcsearch.cli.studies import fetched, local_folder, mirrored
@@ -23,7 +24,6 @@ from gcsearch.cli.tables import (
     leaderboard,
     study_json,
     study_list,
-    verdict_text,
 )
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import ConfigError, StudyError, TrackingError
@@ -32,7 +32,6 @@ from gcsearch.storage import is_uri
 
 if TYPE_CHECKING:
     from gcsearch.tuning.driver import Observer
-    from gcsearch.tuning.spec import StudySpec
 
 MAX_ROWS = 12
 """Rows of the leaderboard at the end of a run; `gcsearch show` prints all."""
@@ -61,7 +60,7 @@ def run_command(
 ) -> int:
     """Run a study and say what came out. Exit code 1 if a trial failed, 130 if interrupted."""
     from gcsearch.tuning.spec import load_study
-    from gcsearch.tuning.study import check_unchanged
+    from gcsearch.tuning.study import check_unchanged, run_study
 
     study = load_study(space, experiment=experiment, name=name, trials=trials, assignments=assignments, imports=imports)
     if dry_run:
@@ -78,7 +77,13 @@ def run_command(
     with mirrored(studies, study.name) as (folder, mirrors):
         check_unchanged(study, folder / study.name)
         uri = store_uri(tracking, folder)
-        code = _run(study, folder, uri, address=address, observers=mirrors)
+        code = run_tracked(
+            study.name,
+            folder,
+            uri,
+            study.budget.trials,
+            lambda observers: run_study(study, folder, address=address, observers=[*observers, *mirrors]),
+        )
     outcome = open_results(folder / study.name)
     if as_json:
         print_json(study_json(outcome))
@@ -87,19 +92,21 @@ def run_command(
     return code or (1 if any(outcome.state.of_state("failed")) else 0)
 
 
-def _run(study: StudySpec, studies: Path, uri: str, *, address: str | None, observers: Sequence[Observer]) -> int:
-    """Run a study with its live view and its tracker. Exit code 130 if interrupted."""
+def run_tracked(
+    name: str, studies: Path, uri: str, num_trials: int | None, run: Callable[[Sequence[Observer]], object]
+) -> int:
+    """Run a study or an ablation with its live view and its tracker. Exit code 130 if interrupted."""
     from gcsearch.tracking import MLflowTracker
-    from gcsearch.tuning.study import record_runs, run_study
+    from gcsearch.tuning.study import record_runs
 
-    directory = studies / study.name
+    directory = studies / name
     directory.mkdir(parents=True, exist_ok=True)
     with progress.status("Opening the MLflow store…") if progress.is_terminal else nullcontext():
-        tracker = MLflowTracker(uri, directory, study.name)
+        tracker = MLflowTracker(uri, directory, name)
     code = 0
     try:
-        with LiveView(progress, study.budget.trials) as view:
-            run_study(study, studies, address=address, observers=[view, tracker, *observers])
+        with LiveView(progress, num_trials) as view:
+            run([view, tracker])
     except KeyboardInterrupt:
         code = 130
     finally:
@@ -119,6 +126,11 @@ def _print_end(outcome: StudyResults, studies: str, *, is_interrupted: bool, tra
     print_finalists(outcome)
     counts = ", ".join(f"{count} {state}" for state, count in outcome.counts().items())
     progress.print(f"Trials: {counts or 'none'}.")
+    print_place(outcome, studies, is_interrupted=is_interrupted, tracking=tracking)
+
+
+def print_place(outcome: StudyResults, studies: str, *, is_interrupted: bool, tracking: str) -> None:
+    """What failed, where everything is, and what to do next."""
     _print_failures(outcome)
     place = f"{studies.rstrip('/')}/{outcome.name}" if is_uri(studies) else outcome.directory
     progress.print(f"Saved: {place}/ (ledger, tables, checkpoints, samples); MLflow: {tracking}", soft_wrap=True)
@@ -161,6 +173,15 @@ def show_command(study: str | None, studies: str, *, as_json: bool) -> None:
             results.print(study_list(found))
         return
     outcome = open_results(study, folder)
+    if outcome.state.ablation is not None:
+        from gcsearch.cli.ablation import ablation_json, print_ablation
+
+        if as_json:
+            print_json(ablation_json(outcome))
+        else:
+            print_ablation(outcome)
+            _print_failures(outcome)
+        return
     if as_json:
         print_json(study_json(outcome))
         return

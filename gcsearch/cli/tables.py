@@ -14,49 +14,26 @@ from rich.text import Text
 from gcsearch.analysis.health import findings
 from gcsearch.analysis.rank_fidelity import RankFidelity, rank_fidelity
 from gcsearch.analysis.results import Row, StudyResults
-from gcsearch.cli.console import STATE_STYLES, duration_text, images_text
+from gcsearch.analysis.wording import (
+    cells,
+    duration_text,
+    headings,
+    images_text,
+    interval_text,
+    parameters_text,
+    state_name,
+)
+from gcsearch.cli.console import STATE_STYLES
 from gcsearch.ledger import TrialRecord
-from gcsearch.selection import Replicates, Selection
-from gcsearch.tracking.names import number, short_names
+from gcsearch.selection import Selection
 
 WIDE = 110
 """Columns from which every parameter gets a column of its own."""
 
 
-def columns_of(keys: Sequence[str]) -> list[str]:
-    """Keys that get a column: those at the root of the space; a component's own parameters go beside its name."""
-    return [key for key in keys if not any(key.startswith(f"{other}.") for other in keys if other != key)]
-
-
-def headings(keys: Sequence[str]) -> list[str]:
-    """Short name of each column."""
-    columns = columns_of(keys)
-    names = short_names(columns)
-    return [names[key] for key in columns]
-
-
-def cells(params: dict[str, Any], keys: Sequence[str]) -> list[str]:
-    """One text per column, e.g. ``exponential s1=80`` for `timesteps` and what it brought along."""
-    texts = []
-    for key in columns_of(keys):
-        if key not in params:
-            texts.append("-")
-            continue
-        own = {name: value for name, value in params.items() if name.startswith(f"{key}.")}
-        inner = [f"{name[len(key) + 1 :]}={number(value, digits=2)}" for name, value in own.items()]
-        texts.append(" ".join([number(params[key], digits=2), *inner]))
-    return texts
-
-
-def parameters_text(params: dict[str, Any], keys: Sequence[str]) -> str:
-    """All parameters on one line. Words speak for themselves, numbers need their name."""
-    pairs = zip(headings(keys), cells(params, keys), strict=True)
-    return ", ".join(value if value[0].isalpha() else f"{name} {value}" for name, value in pairs)
-
-
-def state_text(state: str) -> Text:
-    """A state in its colour."""
-    return Text(state, style=STATE_STYLES.get(state, ""))
+def state_text(record: TrialRecord) -> Text:
+    """State of a trial in its colour."""
+    return Text(state_name(record), style=STATE_STYLES.get(record.state, ""))
 
 
 def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -> Table:
@@ -89,22 +66,11 @@ def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -
             row.record.trial,
             "-" if row.value is None else f"{row.value:.3f}",
             images_text(row.record.images),
-            state_text(row.record.state),
+            state_text(row.record),
             *values,
             style="bold" if row.rank == 1 else None,
         )
     return table
-
-
-def interval_text(recipe: Replicates) -> str:
-    """Mean over seeds with its interval, e.g. ``2.413 [2.301, 2.525]``; what is missing in words."""
-    interval = recipe.interval
-    if not recipe.is_finite:
-        return "diverged on a seed"
-    if interval is None:
-        return "-"
-    ends = "" if interval.low is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
-    return f"{interval.mean:.3f}{ends}"
 
 
 def finalists_table(results: StudyResults, selection: Selection, width: int = WIDE) -> Table:
@@ -140,23 +106,6 @@ def finalists_table(results: StudyResults, selection: Selection, width: int = WI
     return table
 
 
-def verdict_text(selection: Selection) -> str:
-    """Who won and why, in a sentence or two."""
-    winner = selection.winner
-    waiting = "" if selection.is_final else " Not all finalists are trained yet: run the study again."
-    if winner is None:
-        return f"No winner: no recipe has a score on every fresh seed.{waiting}"
-    text = (
-        f"Winner: the recipe of trial {winner.candidate}, {interval_text(winner)} over {len(winner.seeds)} fresh seeds."
-    )
-    others = [candidate for candidate in selection.ties if candidate != winner.candidate]
-    if others:
-        best = next(recipe for recipe in selection.recipes if recipe.candidate in selection.ties)
-        reason = "the best mean" if best is winner else "cheaper to train"
-        text += f" Within noise ({selection.margin:.2g}) of {', '.join(others)}; chosen as {reason}."
-    return text + waiting
-
-
 def costs(outcome: StudyResults) -> Table:
     """What the study has cost so far."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
@@ -169,7 +118,7 @@ def costs(outcome: StudyResults) -> Table:
         last = [record.results[-1].metrics for record in records if record.results]
         images = sum(record.images for record in records)
         full = len(records) * int(outcome.state.study["horizon_images"])
-        states = Counter(record.state for record in records)
+        states = Counter(map(state_name, records))
         table.add_row(
             name,
             ", ".join(f"{count} {state}" for state, count in states.items()),

@@ -56,3 +56,25 @@ def write_png(path: Path, images: Tensor, columns: int = 8, scale: int | None = 
     picture = Image.fromarray(np.ascontiguousarray(sample_grid(images, columns, scale)))
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")
+
+
+def read_tiles(path: Path, columns: int = 8) -> npt.NDArray[np.uint8]:
+    """The square images of a file that `write_png` wrote, one by one, as large as they are shown there.
+
+    Args:
+        path: A grid of at least `columns` images.
+        columns: Images per row.
+
+    Returns:
+        (N, side, side) for grey or (N, side, side, 3) for RGB images; the last row's empty places are grey images.
+    """
+    with Image.open(path) as picture:
+        grid = np.asarray(picture)
+    side = (grid.shape[1] + 1) // columns - 1
+    rows = (grid.shape[0] + 1) // (side + 1)
+    tiles = [
+        grid[row * (side + 1) :, column * (side + 1) :][:side, :side]
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return np.stack(tiles)

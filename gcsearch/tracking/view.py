@@ -116,10 +116,11 @@ def _start(update: RunUpdate, event: Event, study: Event) -> None:
         "gcsearch.fingerprint": event.get("fingerprint", ""),
         "gcsearch.recipe": event.get("recipe", ""),
         "gcsearch.seed": str(seed),
-        "mlflow.runColor": color(event.get("candidate") or event["trial"]),
+        "mlflow.runColor": color(event.get("candidate") or event.get("arm") or event["trial"]),
     }
-    if "candidate" in event:
-        update.tags["gcsearch.candidate"] = event["candidate"]
+    for key in ("candidate", "arm"):
+        if key in event:
+            update.tags[f"gcsearch.{key}"] = event[key]
     update.set_state("running", milliseconds(event))
 
 

@@ -50,12 +50,23 @@ class Checkpoint:
     frozen_sha256: str | None = None
 
     def save(self, path: Path) -> None:
-        """Write to `path`; a crash leaves the old file or the new one, never half of one."""
+        """Write to `path`; a crash leaves the old file or the new one, never half of one.
+
+        Raises:
+            OSError: It cannot be written: no room, or no permission.
+        """
         content = {"format": FORMAT, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:
+            # torch raises an error of its own, which does not say why the file could not be written.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if isinstance(cause, OSError):
+                raise OSError(cause.errno, cause.strerror, str(path)) from None
+            raise
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:

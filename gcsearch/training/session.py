@@ -11,7 +11,7 @@ import torch
 
 from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
-from gcsearch.errors import ConfigError
+from gcsearch.errors import ConfigError, StudyError, disk_full, is_disk_full
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, Event, LedgerWriter, StudyState, TrialRecord, read_events
 from gcsearch.provenance import provenance
@@ -123,6 +123,7 @@ def run_training(
         on_progress: Told of the trial, images seen and images per second.
 
     Raises:
+        StudyError: The disk is full.
         WeightsError: Published weights that the experiment needs cannot be had. Nothing was written.
     """
     experiment.prepare()
@@ -145,7 +146,12 @@ def run_training(
         )
         trainer.check_checkpoint()
         record.begin()
-        outcome = trainer.fit()
+        try:
+            outcome = trainer.fit()
+        except OSError as error:
+            if is_disk_full(error):
+                raise StudyError(disk_full(error.filename or directory)) from None
+            raise
         record.end(outcome.state, outcome.reason)
         return outcome
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 
 from gcsearch.errors import ConfigError, StudyError
 from gcsearch.findings import Finding
@@ -11,20 +10,18 @@ from gcsearch.tuning.alike import check_nodes
 from gcsearch.tuning.cluster import check_address, ray_cluster
 
 
-def check_ray(address: str | None, studies: Path) -> Finding:
+def check_ray(address: str | None) -> Finding:
     """Start Ray on this machine, or connect to a cluster and ask all its nodes whether they can run a study.
 
     Args:
         address: ``auto`` or ``host:port``; None starts one.
-        studies: Folder of the studies, which all nodes must see.
     """
     names = f"Ray {version('ray')}"
     try:
         check_address(address)
         with ray_cluster(address) as nodes:
             if address is not None:
-                studies.mkdir(parents=True, exist_ok=True)
-                check_nodes(studies)
+                check_nodes()
     except (ConfigError, StudyError) as error:
         return Finding(name="Ray", state="broken", found=f"{names} at {address}", advice=str(error))
     except Exception as error:

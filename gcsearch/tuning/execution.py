@@ -6,6 +6,7 @@ trial whose process died is decided by `Trials`: the driver of a study, or a sin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -23,7 +24,8 @@ from gcsearch.ledger import TrialRecord
 from gcsearch.tuning.cluster import PLACE_TIMEOUT_S, TRIAL_CPUS, Nodes, Places, concurrency, describe_free
 from gcsearch.tuning.settings import Resources
 from gcsearch.tuning.shipping import Depot
-from gcsearch.tuning.trial import MESSAGE, describe, run_trial, run_trial_on_workers
+from gcsearch.tuning.trial import MESSAGE, run_trial, run_trial_on_workers, why_lost
+from gcsearch.tuning.workspaces import open_folder
 
 
 class Trials(Protocol):
@@ -55,6 +57,10 @@ class Execution:
         modules: The user's own modules as an archive, for machines without these folders.
         code: What gcsearch a trial must find on its node; None if there is only this machine.
         depot: Takes in the files that recipes read, for machines without them; None if all trials run on this one.
+        folder: Folder of the study, for machines that do not see it: from `gcsearch.tuning.workspaces.open_folder`.
+
+    Attributes:
+        halted: Why nothing more is started: what no trial can get past.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Execution:
         modules: bytes = b"",
         code: str | None = None,
         depot: Depot | None = None,
+        folder: bytes = b"",
     ) -> None:
         self.trials = trials
         self.resources = resources
@@ -74,16 +81,22 @@ class Execution:
         self.modules = modules
         self.code = code
         self.depot = depot
+        self.folder = folder
         self.places = Places()
-        self.unplaced: str | None = None
+        self.halted: str | None = None
+        self._heard: dict[str, float] = {}
+        self._ended: set[str] = set()
 
     def config(self, record: TrialRecord) -> dict[str, Any]:
         """What a trial's process is told."""
+        self.expect(record.trial)
         depot = self.depot
         return {
             "trial": record.trial,
             "experiment": record.config,
             "directory": str(self.trials.trial_directory(record.trial).resolve()),
+            "folder": self.folder,
+            "start": record.since_order,
             "reported_images": record.images,
             "workers": self.resources.workers,
             "cpus": self.resources.cpus_per_worker,
@@ -94,9 +107,41 @@ class Execution:
             "files": b"" if depot is None else depot.manifest(Experiment.from_dict(record.config)),
         }
 
-    def no_place(self) -> None:
+    def expect(self, trial: str) -> None:
+        """A trial was handed out: its processes have the time that a place may take, to say their first word."""
+        self._heard[trial] = time.monotonic() + PLACE_TIMEOUT_S
+        self._ended.discard(trial)
+
+    def hear(self, trial: str) -> None:
+        """A trial has said something."""
+        self._heard[trial] = time.monotonic()
+
+    def end_if_hung(self, trial: Any) -> None:
+        """End the process of a trial, as Tune knows it, that has been silent for too long. Tune then reports its loss.
+
+        Nothing gentler would do: what hangs does not hear.
+        """
+        name, actor = trial.config["trial"], trial.temporary_state.ray_actor
+        if actor is None or name in self._ended or name not in self.trials.active:
+            return
+        if time.monotonic() - self._heard[name] > 60 * self.resources.hang_minutes:
+            import ray
+
+            self._ended.add(name)
+            ray.kill(actor)
+
+    def why_gone(self, trial: str, reason: str) -> str:
+        """Why the process of a trial is gone, given what Ray says of it."""
+        if trial in self._ended:
+            return (
+                f"it hung, and was ended: no step and no report for {self.resources.hang_minutes:g} minutes. If it was "
+                "only slow, raise resources.hang_minutes"
+            )
+        return reason
+
+    def halt(self, reason: str) -> None:
         """Start nothing more, and say why."""
-        self.unplaced = self.unplaced or describe_free(self.resources)
+        self.halted = self.halted or reason
 
 
 class LedgerSearcher(Searcher):
@@ -114,14 +159,14 @@ class LedgerSearcher(Searcher):
         del trial_id
         execution = self.execution
         active = execution.trials.active
-        if execution.unplaced is None and len(active) < execution.concurrent:
+        if execution.halted is None and len(active) < execution.concurrent:
             if not execution.places.are_free():
                 return None
             record = execution.trials.next_trial()
             if record is not None:
                 return execution.config(record)
         # A trial that is active may still lose its process, and then it is next.
-        return None if active and execution.unplaced is None else str(Searcher.FINISHED)
+        return None if active and execution.halted is None else str(Searcher.FINISHED)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing to do: the scheduler has told the driver."""
@@ -142,7 +187,7 @@ def _reason(trial: Any) -> str:
     if not path or not Path(path).exists():
         return "its process died, or could not be started"
     error = cloudpickle.loads(Path(path).read_bytes())
-    return describe(getattr(error, "cause", None) or error)[-2000:]
+    return why_lost(getattr(error, "cause", None) or error)
 
 
 class LedgerScheduler(FIFOScheduler):
@@ -154,9 +199,18 @@ class LedgerScheduler(FIFOScheduler):
         self._waiting_since: float | None = None
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The next trial that waits; ends the wait if there is no place for any."""
+        """The next trial that waits; ends the wait if there is no place for any, and trials that hang.
+
+        Tune asks several times a second.
+        """
         chosen = super().choose_trial_to_run(tune_controller)
-        statuses = [trial.status for trial in tune_controller.get_trials() if not trial.is_finished()]
+        unfinished = [trial for trial in tune_controller.get_trials() if not trial.is_finished()]
+        for trial in unfinished:
+            if trial.status == "RUNNING":
+                self.execution.end_if_hung(trial)
+            else:
+                self.execution.expect(trial.config["trial"])  # one that waits for its place does not hang
+        statuses = [trial.status for trial in unfinished]
         if not statuses or any(status != "PENDING" for status in statuses):
             self._waiting_since = None
         elif self._waiting_since is None:
@@ -168,11 +222,15 @@ class LedgerScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE, as is decided."""
         name, message = trial.config["trial"], json.loads(result[MESSAGE])
+        self.execution.hear(name)
         if "placed" in message:
             self.execution.places.take(name, message["placed"])
             return str(TrialScheduler.CONTINUE)
         if "unplaced" in message:
-            self.execution.no_place()
+            self.execution.halt(describe_free(self.execution.resources))
+            return str(TrialScheduler.CONTINUE)
+        if "halted" in message:
+            self.execution.halt(message["halted"])
             return str(TrialScheduler.CONTINUE)
         stop = self.execution.trials.on_report(name, message)
         if stop:
@@ -189,9 +247,10 @@ class LedgerScheduler(FIFOScheduler):
 
     def _gone(self, name: str, reason: str) -> None:
         self.execution.places.leave(name)
-        # A trial without a place has lost nothing: it stays active, and is interrupted with the study.
-        if name in self.execution.trials.active and self.execution.unplaced is None:
-            self.execution.trials.on_lost(name, reason)
+        # A trial without a place, or with a full disk, has lost nothing: it stays active, and is interrupted with the
+        # study.
+        if name in self.execution.trials.active and self.execution.halted is None:
+            self.execution.trials.on_lost(name, self.execution.why_gone(name, reason))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -204,6 +263,7 @@ def run_trials(
     nodes: Nodes,
     modules: bytes = b"",
     code: str | None = None,
+    root: Path | None = None,
 ) -> None:
     """Run trials until there are no more.
 
@@ -215,10 +275,11 @@ def run_trials(
         modules: The user's own modules as an archive, for machines of the cluster without these folders.
         code: What gcsearch a trial must find on its node; None if there is only this machine. Where there are others,
             they get the files of this one that they lack.
+        root: Folder in which the trials' are, if there are other machines: they need not see it.
 
     Raises:
         ConfigError: Not even one trial fits into the cluster.
-        StudyError: A trial found no place for minutes, though it fits: somebody else has it.
+        StudyError: A trial found no place for minutes, though it fits: somebody else has it. Or a disk is full.
     """
     import ray
     from ray import tune
@@ -226,7 +287,6 @@ def run_trials(
     concurrent = concurrency(resources, nodes)
     scratch = Path(tempfile.mkdtemp(prefix="gcsearch-tune-"))
     depot = None if code is None else Depot(ray.put)
-    execution = Execution(trials, resources, concurrent, paths, modules, code, depot)
     if resources.workers == 1:
         demand = {"cpu": float(resources.cpus_per_worker), "gpu": resources.gpus_per_worker}
         trainable = tune.with_resources(run_trial, demand)
@@ -234,20 +294,22 @@ def run_trials(
         # The trial's own process only passes messages on; its workers have places of their own.
         trainable = tune.with_resources(run_trial_on_workers, {"cpu": TRIAL_CPUS})
     try:
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                num_samples=-1,
-                search_alg=LedgerSearcher(execution),
-                scheduler=LedgerScheduler(execution),
-                # A process that waits for Ray Train cannot be given another trial: Tune would wait for it for ever.
-                reuse_actors=resources.workers == 1,
-            ),
-            run_config=tune.RunConfig(
-                name="tune", storage_path=str(scratch), verbose=0, checkpoint_config=tune.CheckpointConfig()
-            ),
-        ).fit()
+        with contextlib.nullcontext(b"") if root is None else open_folder(root) as folder:
+            execution = Execution(trials, resources, concurrent, paths, modules, code, depot, folder)
+            tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    num_samples=-1,
+                    search_alg=LedgerSearcher(execution),
+                    scheduler=LedgerScheduler(execution),
+                    # A process that waits for Ray Train cannot be given another trial: Tune would wait for ever.
+                    reuse_actors=resources.workers == 1,
+                ),
+                run_config=tune.RunConfig(
+                    name="tune", storage_path=str(scratch), verbose=0, checkpoint_config=tune.CheckpointConfig()
+                ),
+            ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if execution.unplaced is not None:
-        raise StudyError(execution.unplaced)
+    if execution.halted is not None:
+        raise StudyError(execution.halted)

@@ -140,7 +140,7 @@ def make_plan(study: StudySpec) -> Plan:
     resources, budget = study.resources, study.budget
     is_measurable = resources.gpus_per_worker == 0 or torch.cuda.is_available()
     device = torch.device("cuda" if resources.gpus_per_worker else "cpu")
-    concurrent = _concurrent(resources)
+    concurrent = concurrent_here(resources)
     steps = tuple(_measured(study, device)) if is_measurable else ()
     train, sample = (
         sum(step.share * getattr(step, name) for step in steps) for name in ("train_seconds", "sample_seconds")
@@ -165,12 +165,12 @@ def make_plan(study: StudySpec) -> Plan:
     num_finalists = 0 if study.finalists is None else study.finalists.top * len(study.finalists.seeds)
     search = finalists = None
     if steps:
-        search = _cost(counts.images * train, counts.evaluations * evaluated * sample, resources, concurrent)
+        search = cost_of(counts.images * train, counts.evaluations * evaluated * sample, resources, concurrent)
         if study.finalists is not None:
             judged = num_samples(study.experiment, study.finalists) * NETWORKS
             judged *= 1 if study.objective.use == "last" else len(study.experiment.rungs)
             images = study.experiment.training.num_images
-            finalists = _cost(num_finalists * images * train, num_finalists * judged * sample, resources, concurrent)
+            finalists = cost_of(num_finalists * images * train, num_finalists * judged * sample, resources, concurrent)
     gap = None
     if study.finalists is not None:
         low, high = (resolvable_gap(noise, len(study.finalists.seeds)) for noise in RETRAINING_NOISE)
@@ -180,7 +180,7 @@ def make_plan(study: StudySpec) -> Plan:
         stopping_rungs=study.stopping.rungs(study.experiment.training.num_images),
         counts=counts,
         steps=steps,
-        device=_name(device, resources) if steps else "no GPU here",
+        device=device_name(device, resources) if steps else "no GPU here",
         concurrent=concurrent,
         search=search,
         finalists=finalists,
@@ -190,19 +190,20 @@ def make_plan(study: StudySpec) -> Plan:
     )
 
 
-def _cost(train_seconds: float, sample_seconds: float, resources: Resources, concurrent: int) -> Cost:
+def cost_of(train_seconds: float, sample_seconds: float, resources: Resources, concurrent: int) -> Cost:
     """Workers share batches and samples, so a trial of several is as much shorter as it is broader."""
     seconds = (train_seconds + sample_seconds) / resources.workers
     return Cost(device_hours=seconds * resources.devices / 3600, wall_hours=seconds / concurrent / 3600)
 
 
-def _name(device: torch.device, resources: Resources) -> str:
+def device_name(device: torch.device, resources: Resources) -> str:
+    """The device in words."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"CPU, {resources.cpus_per_worker} thread{'s' if resources.cpus_per_worker > 1 else ''}"
 
 
-def _concurrent(resources: Resources) -> int:
+def concurrent_here(resources: Resources) -> int:
     """Trials at a time on this machine."""
     if resources.concurrent != "auto":
         return resources.concurrent
@@ -267,7 +268,7 @@ def _measured(study: StudySpec, device: torch.device) -> Iterator[Step]:
             experiment = study.experiment_of(study.space.choose(RandomChooser(study.search.seed, number), study.base))
         except ConfigError:  # values that are illegal together: such a trial costs nothing
             continue
-        groups.setdefault(_kind(experiment), []).append(experiment)
+        groups.setdefault(kind_of(experiment), []).append(experiment)
     names = sorted(groups)
     chosen = [names[round(index)] for index in np.linspace(0, len(names) - 1, min(MEASURED, len(names)))]
     total = sum(len(groups[name]) for name in chosen)
@@ -284,7 +285,7 @@ def _measured(study: StudySpec, device: torch.device) -> Iterator[Step]:
         torch.set_num_threads(threads)
 
 
-def _kind(experiment: Experiment) -> str:
+def kind_of(experiment: Experiment) -> str:
     """Recipes of one kind cost about the same: what the network is, and the components of the other sections."""
     network = {key: value for key, value in spec(experiment.network).items() if key != "dropout"}
     size = ", ".join(f"{key}={value}" for key, value in network.items() if key != "name")

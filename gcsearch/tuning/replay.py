@@ -19,6 +19,7 @@ from gcsearch.tuning.settings import Search
 from gcsearch.tuning.space import Params
 from gcsearch.tuning.space_parser import parse_space
 from gcsearch.tuning.spec import resolve_within
+from gcsearch.tuning.stopping import not_promoted
 
 METRIC: Final = "eval/score"
 """Key of the score in simulated results."""
@@ -172,7 +173,7 @@ class Simulation:
             self.now = self._finish(record)
             self.reach(record, record.images + self.engine.to_next_rung(record.images))
         for record in self.engine.paused(self.ledger.state):
-            self.end(record, "stopped", record.reason)
+            self.end(record, "stopped", not_promoted(record.reason))
         self.write("study_ended")
 
     def launch(self) -> None:

@@ -118,6 +118,8 @@ class Resources:
         concurrent: Trials at a time; ``auto`` takes as many as fit.
         max_failures: How often a trial whose process died is started again from its last checkpoint. An error of the
             training itself is not tried again.
+        hang_minutes: Longest time in which a trial takes no step and reports nothing; one that is silent for longer
+            counts as one whose process died. An evaluation must fit into it; a start has five minutes more.
     """
 
     workers: int = 1
@@ -125,6 +127,7 @@ class Resources:
     gpus_per_worker: float = 0.0
     concurrent: int | Literal["auto"] = "auto"
     max_failures: int = 1
+    hang_minutes: float = 120.0
 
     @property
     def devices(self) -> float:
@@ -143,5 +146,7 @@ class Resources:
             raise ValueError(f"gpus_per_worker must be a whole number with {self.workers} workers, got {gpus:g}")
         if self.max_failures < 0:
             raise ValueError(f"max_failures must be >= 0, got {self.max_failures}")
+        if not self.hang_minutes > 0:
+            raise ValueError(f"hang_minutes must be > 0, got {self.hang_minutes:g}")
         if self.concurrent != "auto" and self.concurrent < 1:
             raise ValueError(f"concurrent must be auto or at least 1, got {self.concurrent}")

@@ -92,6 +92,19 @@ class StudySpec:
             "stopping": spec(self.stopping),
         }
 
+    def opening(self) -> dict[str, Any]:
+        """What its ledger begins with, besides where its numbers come from."""
+        return {
+            "objective": spec(self.objective) | {"key": self.objective.key},
+            "keys": [entry.key for entry in self.space.entries],
+            "horizon_images": self.experiment.training.num_images,
+            "trials": self.budget.trials,
+            "budget": spec(self.budget),
+            "stopping": spec(self.stopping),
+            "stopping_rungs": list(self.stopping.rungs(self.experiment.training.num_images)),
+            "within": self.within,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """All of the study as plain data."""
         return {

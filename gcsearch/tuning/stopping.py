@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 from gcsearch.registry import Component, Registry
 
@@ -35,6 +35,12 @@ class Decision:
 
 
 GO_ON = Decision()
+WAITS: Final = "waits for promotion"
+
+
+def not_promoted(reason: str | None) -> str:
+    """Why a trial has ended that waited to the end of its study, from why it waited."""
+    return (reason or WAITS).replace(WAITS, "was not promoted")
 
 
 class Stopping(Component, ABC):
@@ -150,8 +156,8 @@ class ASHA(RungRule):
     among the best 1 / factor so far goes on at once and any other one ends; the first at a rung always goes on. The
     first variant wastes less on early comers and loses no late one; in the second a trial runs in one piece.
 
-    In both no more than a 1 / factor share goes on from a rung, except for a trial that is the best of all there.
-    Without that, a model that learns defeats the rule: each suggestion beats the history, so each would go on.
+    In both no more than a 1 / factor share goes on from a rung, except for a trial that is better than all others
+    there. Without that, a model that learns defeats the rule: each suggestion beats the history, so each would go on.
 
     Attributes:
         factor: Share kept at a rung is 1 / factor; also the ratio of neighbouring rungs.
@@ -176,11 +182,12 @@ class ASHA(RungRule):
             return GO_ON
         better, count = _rank(trial, score, table.get(images, {}))
         if self.variant == "promotion":
-            return Decision(pause=True, reason=f"{_place(better, count, images)}, waits for promotion")
+            return Decision(pause=True, reason=f"{_place(better, count, images)}, {WAITS}")
         kept = max(1, count // self.factor)
         above = table.get(min(images * self.factor, horizon_images), {})
         went_on = sum(other != trial for other in above)  # those on their way there are not seen, and few
-        if better == 0 or (better < kept and went_on <= kept):
+        is_tied = any(value == score for other, value in table.get(images, {}).items() if other != trial)
+        if (better == 0 and not is_tied) or (better < kept and went_on <= kept):
             return GO_ON
         why = f"the best {kept} went on" if better >= kept else f"{went_on} had gone on already"
         return Decision(stop=True, reason=f"{_place(better, count, images)}, {why}")
@@ -189,7 +196,8 @@ class ASHA(RungRule):
         better = sum(value < score for value in column.values())
         kept = len(column) // self.factor
         kept = max(1, kept) if is_last_call else kept
-        return self.variant == "promotion" and better < kept and (went_on < kept or better == 0)
+        is_best = sum(value <= score for value in column.values()) == 1
+        return self.variant == "promotion" and better < kept and (went_on < kept or is_best)
 
 
 @stoppings.register("hyperband")

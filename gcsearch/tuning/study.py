@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from gcsearch.errors import StudyError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.provenance import environment, provenance
-from gcsearch.registry import spec
+from gcsearch.tuning.ablation import AblationSpec
+from gcsearch.tuning.ablation_driver import AblationDriver
 from gcsearch.tuning.alike import check_nodes
 from gcsearch.tuning.cluster import check_address, ray_cluster
 from gcsearch.tuning.driver import Driver, Observer
+from gcsearch.tuning.search_driver import SearchDriver
 from gcsearch.tuning.spec import StudySpec
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,55 @@ def run_study(
         KeyboardInterrupt: Interrupted; the ledger says so, and the same call resumes.
     """
     directory = studies / study.name
+
+    def driver(ledger: LedgerWriter, state: StudyState) -> Driver:
+        return SearchDriver(study, directory, ledger, state, observers)
+
+    return _run(study, directory, driver, address=address, observers=observers)
+
+
+def run_ablation(
+    ablation: AblationSpec,
+    studies: Path,
+    *,
+    is_sequential: bool = False,
+    address: str | None = None,
+    observers: Sequence[Observer] = (),
+) -> StudyState:
+    """Run an ablation to its last training, going on where an earlier run stopped.
+
+    Args:
+        ablation: The ablation.
+        studies: Folder that holds all studies.
+        is_sequential: Add seeds for what is undecided. Once begun this way, it stays so: judging all at once what was
+            looked at in steps would break the error rate.
+        address: Ray cluster to use; None starts one on this machine.
+        observers: Told of every event, those of earlier runs first.
+
+    Returns:
+        The state at the end.
+
+    Raises:
+        The same as `run_study`.
+    """
+    directory = studies / ablation.name
+
+    def driver(ledger: LedgerWriter, state: StudyState) -> Driver:
+        was_sequential = state.ablation is not None and len(state.ablation["looks"]) > 1
+        plan = ablation.plan(is_sequential or was_sequential)
+        return AblationDriver(ablation, plan, directory, ledger, state, observers)
+
+    return _run(ablation, directory, driver, address=address, observers=observers)
+
+
+def _run(
+    study: StudySpec | AblationSpec,
+    directory: Path,
+    make_driver: Callable[[LedgerWriter, StudyState], Driver],
+    *,
+    address: str | None,
+    observers: Sequence[Observer],
+) -> StudyState:
     check_address(address)
     check_unchanged(study, directory)
     study.prepare()
@@ -58,19 +109,24 @@ def run_study(
         for observer in observers:
             for event in events:
                 observer.on_event(event)
-        driver = Driver(study, directory, ledger, StudyState(events), observers)
+        driver = make_driver(ledger, StudyState(events))
         _write_study_files(study, directory)
-        driver.write("study_started", study=study.name, study_id=_study_id(driver.state), **description(study))
+        driver.write(
+            "study_started",
+            study=study.name,
+            study_id=_study_id(driver.state),
+            **description(study),
+            **driver.opening(),
+        )
         try:
-            driver.settle()
             if driver.has_work():
                 with ray_cluster(address) as nodes:
                     from gcsearch.tuning.execution import run_trials  # imports Ray, which `ray_cluster` has set up
 
                     paths = search_paths(study.base)
                     modules = packed_modules(paths) if study.experiment.imports else b""
-                    code = None if address is None else check_nodes(directory)
-                    run_trials(driver, study.resources, paths, nodes, modules, code)
+                    code, root = (None, None) if address is None else (check_nodes(), directory)
+                    run_trials(driver, study.resources, paths, nodes, modules, code, root)
         except BaseException:
             driver.interrupt()
             driver.write("study_interrupted")
@@ -95,8 +151,8 @@ def record_runs(directory: Path, run_ids: Mapping[str, str]) -> None:
                 ledger.append("tracked", trial=trial, mlflow_run_id=run_id)
 
 
-def check_unchanged(study: StudySpec, directory: Path) -> None:
-    """Refuse to continue a study whose experiment, space, objective or stopping rule differ from what it began with.
+def check_unchanged(study: StudySpec | AblationSpec, directory: Path) -> None:
+    """Refuse to continue a study that differs from what it began with, in what makes its trials comparable.
 
     Raises:
         StudyError: With a diff.
@@ -117,7 +173,7 @@ def check_unchanged(study: StudySpec, directory: Path) -> None:
         )
 
 
-def _write_study_files(study: StudySpec, directory: Path) -> None:
+def _write_study_files(study: StudySpec | AblationSpec, directory: Path) -> None:
     """study.yaml and environment.txt: enough to run it again; budget, search and resources follow the latest run."""
     content = study.to_dict() | {"provenance": description(study)["provenance"]}
     write_text(directory / "study.yaml", dump_yaml(content))
@@ -129,20 +185,15 @@ def _study_id(state: StudyState) -> str:
     return str(state.study.get("study_id") or uuid.uuid4().hex)
 
 
-def description(study: StudySpec) -> dict[str, Any]:
+def description(study: StudySpec | AblationSpec) -> dict[str, Any]:
     """What the ledger says of a study at its start, with where its numbers come from."""
     return {
-        "objective": study.to_dict()["objective"] | {"key": study.objective.key},
-        "keys": [entry.key for entry in study.space.entries],
-        "horizon_images": study.experiment.training.num_images,
-        "trials": study.budget.trials,
-        "budget": spec(study.budget),
-        "stopping": spec(study.stopping),
-        "stopping_rungs": list(study.stopping.rungs(study.experiment.training.num_images)),
-        "within": study.within,
+        **study.opening(),
         "gpus_per_worker": study.resources.gpus_per_worker,
         "cpus_per_worker": study.resources.cpus_per_worker,
         "provenance": provenance(
-            experiment=study.experiment.seed, evaluation=study.experiment.evaluation.seed, search=study.search.seed
+            experiment=study.experiment.seed,
+            evaluation=study.experiment.evaluation.seed,
+            **({"search": study.search.seed} if isinstance(study, StudySpec) else {}),
         ),
     }

@@ -5,7 +5,8 @@ Tune's process only passes their messages on. The trainer is the same and knows 
 
 A message is one of ``{"samples": [images, path]}``, ``{"progress": [images, images_per_second]}``, ``{"result": ...}``
 at a rung, and at last ``{"outcome": {"state": ..., "reason": ...}}``. A trial of several processes also says where it
-is: ``{"placed": id}`` with its placement group, or ``{"unplaced": workers}`` if it got none.
+is: ``{"placed": id}`` with its placement group, or ``{"unplaced": workers}`` if it got none. ``{"halted": reason}`` is
+for what no trial can get past: a full disk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,12 +23,14 @@ from typing import Any, Final
 from gcsearch.config import Experiment
 from gcsearch.config.imports import add_search_paths
 from gcsearch.data import Dataset, Examples
+from gcsearch.errors import disk_full, is_disk_full
 from gcsearch.files import supply
 from gcsearch.training import Result, Trainer
 from gcsearch.training.distributed import Group, TorchGroup, WorkerLost
 from gcsearch.tuning.alike import check_here
 from gcsearch.tuning.cluster import PLACE_TIMEOUT_S, QUIET, worker_bundle
 from gcsearch.tuning.shipping import unpack
+from gcsearch.tuning.workspaces import open_workspace
 
 MESSAGE: Final = "gcsearch"
 """Key of our messages in Tune's reports."""
@@ -46,10 +50,11 @@ def _train(config: dict[str, Any], send: Callable[..., None], device: Any, group
     """Train one trial and tell its outcome.
 
     Args:
-        config: ``experiment`` (plain data), ``directory`` (of the trial), ``reported_images`` (what the driver already
-            has), ``resources`` (of a worker), ``paths`` (folders of the user's own modules), ``modules`` (the same as
-            an archive, for machines that lack them), ``files`` (the recipe's, for machines that lack them) and ``code``
-            (of the driver, if there are other machines).
+        config: ``experiment`` (plain data), ``directory`` (of the trial) and ``folder`` (of the study, for machines
+            that do not see it), ``start`` (its number), ``reported_images`` (what the driver already has), ``cpus``
+            (of a worker), ``paths`` (folders of the user's own modules), ``modules`` (the same as an archive, for
+            machines that lack them), ``files`` (the recipe's, for machines that lack them) and ``code`` (of the
+            driver, if there are other machines).
         send: Takes a message as a keyword argument. Every process of the trial calls it, with the same messages.
         device: Where to train.
         group: The processes of the trial.
@@ -58,7 +63,7 @@ def _train(config: dict[str, Any], send: Callable[..., None], device: Any, group
     import torch
 
     if config["code"] is not None:
-        check_here(config["code"], Path(config["directory"]))
+        check_here(config["code"])
     add_search_paths(config["paths"], config["modules"])
     torch.set_num_threads(config["cpus"])
     experiment = Experiment.from_dict(config["experiment"], source=f"trial {config['trial']}")
@@ -67,23 +72,30 @@ def _train(config: dict[str, Any], send: Callable[..., None], device: Any, group
     def report(result: Result) -> None:
         send(result=dataclasses.asdict(result))
 
-    def on_samples(images: int, path: Path) -> None:
-        send(samples=[images, path.name])
-
     def progress(images: int, images_per_second: float) -> None:
         send(progress=[images, images_per_second])
 
-    outcome = Trainer(
-        experiment,
-        examples=_examples(experiment.data),
-        directory=Path(config["directory"]),
-        device=device,
-        report=report,
-        progress=progress,
-        on_samples=on_samples,
-        reported_images=config["reported_images"],
-        group=group,
-    ).fit()
+    # Only the first process reads and writes files; the others need a name.
+    folder = config["folder"] if group.is_first else b""
+    with open_workspace(folder, Path(config["directory"]), config["start"]) as workspace:
+
+        def on_samples(images: int, path: Path) -> None:
+            if group.is_first:
+                workspace.publish(path)
+            send(samples=[images, path.name])
+
+        outcome = Trainer(
+            experiment,
+            examples=_examples(experiment.data),
+            directory=workspace.directory,
+            device=device,
+            report=report,
+            progress=progress,
+            on_samples=on_samples,
+            on_checkpoint=workspace.publish,
+            reported_images=config["reported_images"],
+            group=group,
+        ).fit()
     send(outcome={"state": outcome.state, "reason": outcome.reason})
 
 
@@ -96,7 +108,33 @@ def _send_to_tune(**message: Any) -> None:
 
 def describe(error: BaseException) -> str:
     """An error as a reason for failure."""
-    return f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+    text = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory. {LESS_MEMORY}. {text}"
+    return text
+
+
+LESS_MEMORY: Final = "Lower training.batch_size, or let fewer trials share a machine (resources.concurrent)"
+
+
+def why_lost(error: BaseException) -> str:
+    """Why a process is gone, as Ray tells it: at length, and with the cause somewhere in it."""
+    text = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+    if "NODE_OUT_OF_MEMORY" in text or "running low on memory" in text or type(error).__name__ == "OutOfMemoryError":
+        cause = f"its process was ended because its machine ran out of memory. {LESS_MEMORY}. "
+    elif "killed by SIGKILL" in text or "connection error code 2" in text:
+        cause = f"its process was killed, as a machine does that runs out of memory. If it did: {LESS_MEMORY}. "
+    else:
+        cause = ""
+    return cause + text[-2000:]
+
+
+def _tell(error: BaseException) -> None:
+    """Tell an error of the training: it is the trial's, unless every other trial would meet it too."""
+    if isinstance(error, OSError) and is_disk_full(error):
+        _send_to_tune(halted=disk_full(error.filename or platform.node()))
+    else:
+        _send_to_tune(outcome={"state": "failed", "reason": describe(error)})
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -106,7 +144,7 @@ def run_trial(config: dict[str, Any]) -> None:
     except Exception as error:
         # Told here because Tune does not pass the error on in time; raised all the same, so that a process whose CUDA
         # context may be broken is not used again.
-        _send_to_tune(outcome={"state": "failed", "reason": describe(error)})
+        _tell(error)
         raise
 
 
@@ -151,7 +189,7 @@ def run_trial_on_workers(config: dict[str, Any]) -> None:
         trainer.fit()
     except WorkerGroupError as error:
         if fault := fault_in([failure for _, failure in sorted(error.worker_failures.items())]):
-            _send_to_tune(outcome={"state": "failed", "reason": describe(fault)})
+            _tell(fault)
         raise
     except ControllerError as error:
         if "StartupTimeout" in type(error.controller_failure).__name__:

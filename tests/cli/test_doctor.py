@@ -107,7 +107,7 @@ def test_a_folder_that_does_not_exist_is_judged_by_the_disk_it_would_be_on(alone
     assert machine.check_disk(alone / "a" / "b").found == f"3 GB free in {alone}"
 
 
-def test_ray_that_does_not_start_or_answer_is_broken(monkeypatch, tmp_path):
+def test_ray_that_does_not_start_or_answer_is_broken(monkeypatch):
     def fail(error):
         def start(_):
             raise error
@@ -115,11 +115,11 @@ def test_ray_that_does_not_start_or_answer_is_broken(monkeypatch, tmp_path):
         monkeypatch.setattr(check, "ray_cluster", start)
 
     fail(RuntimeError("no memory\nmore"))
-    finding = check_ray(None, tmp_path)
+    finding = check_ray(None)
     assert finding.state == "broken"
     assert finding.found.endswith("does not start: no memory")
     fail(ConfigError("--address auto: no Ray cluster answers there."))
-    assert check_ray("auto", tmp_path).advice == "--address auto: no Ray cluster answers there."
+    assert check_ray("auto").advice == "--address auto: no Ray cluster answers there."
 
 
 @pytest.mark.slow

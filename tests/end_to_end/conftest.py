@@ -35,7 +35,10 @@ class Hosts:
 
     Attributes:
         shared: Folder that all of them see.
+        are_apart: Whether they see nothing else of each other.
     """
+
+    are_apart: bool
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
@@ -47,7 +50,9 @@ class Hosts:
         token.write_text(uuid.uuid4().hex * 2)
         token.chmod(0o600)
         self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "GCSEARCH_"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RAY_", "MLFLOW_", "GCSEARCH_", "TMPDIR"))
         } | {
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
@@ -75,6 +80,10 @@ class Hosts:
 
     def temporary(self, name: str) -> str:
         """Folder for Ray's files of a machine, as the machine sees it."""
+        raise NotImplementedError
+
+    def own(self, name: str) -> tuple[str, Path]:
+        """A folder that is a machine's own, as far as they are apart: as the machine sees it, and from here."""
         raise NotImplementedError
 
     def start(self, name: str, *command: str, **environment: str) -> subprocess.Popen[str]:
@@ -138,6 +147,8 @@ class Hosts:
 class Namespaces(Hosts):
     """Machines with addresses, processes and temporary files of their own."""
 
+    are_apart = True
+
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(names)
         self._first: dict[str, int] = {}
@@ -172,7 +183,7 @@ class Namespaces(Hosts):
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
         process = subprocess.Popen(
             ["ip", "netns", "exec", space, *command],
-            stdin=subprocess.PIPE,  # the machine is up as long as somebody holds this: it goes when the tests are killed
+            stdin=subprocess.PIPE,  # up as long as somebody holds this: it goes when the tests are killed
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -188,6 +199,9 @@ class Namespaces(Hosts):
 
     def temporary(self, name: str) -> str:
         return "/tmp/ray"
+
+    def own(self, name: str) -> tuple[str, Path]:
+        return "/tmp/own", self.root / name / "own"
 
     def _command(self, name: str, command: Sequence[str]) -> list[str]:
         target = str(self._first[name])
@@ -215,11 +229,16 @@ class Namespaces(Hosts):
 class Groups(Hosts):
     """Machines that are only groups of processes: what a user without root can have."""
 
+    are_apart = False
+
     def address(self, name: str) -> str:
         return "127.0.0.1"
 
     def temporary(self, name: str) -> str:
         return str(self.root / "ray")
+
+    def own(self, name: str) -> tuple[str, Path]:
+        return str(self.root / name), self.root / name
 
     def _command(self, name: str, command: Sequence[str]) -> list[str]:
         return list(command)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gcsearch.ledger import LEDGER_NAME, StudyState, read_events
+from gcsearch.training import load_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ STUDY = """\
 name: NAME
 experiment: tiny
 space:
-  optimizer.lr: {min: 1e-4, max: 1e-1, scale: log}
+  optimizer.lr: {min: 5e-3, max: 2e-2, scale: log}
 budget: {trials: TRIALS}
 search: {sampler: random}
 stopping: none
@@ -42,12 +43,11 @@ print(json.dumps([len(places), ray.available_resources().get("CPU"), ray.cluster
 """
 
 
-def write_study(folder: Path, name: str, images: int, trials: int, workers: int) -> Path:
+def write_study(folder: Path, name: str, images: int, trials: int, workers: int) -> None:
     (folder / "experiments").mkdir(exist_ok=True)
     (folder / "experiments" / "tiny.yaml").write_text(EXPERIMENT.replace("IMAGES", str(images)))
     text = STUDY.replace("NAME", name).replace("TRIALS", str(trials)).replace("WORKERS", str(workers))
     (folder / f"{name}.yaml").write_text(text)
-    return folder / "studies" / name / LEDGER_NAME
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
@@ -63,12 +63,48 @@ def own_processes(hosts, name: str) -> list[str]:
     return [line for line in hosts.processes(name).values() if any(word in line for word in words)]
 
 
-def test_a_job_runs_a_study_and_a_driver_without_the_token_does_not(hosts):
-    ledger = write_study(hosts.shared, "job", images=512, trials=1, workers=1)
-    # Ray copies the working folder: the studies are elsewhere, where all machines see them.
-    command = ["gcsearch", "run", "job.yaml", "--address", "auto", "--studies", str(hosts.shared / "studies")]
-    hosts.run("head", "ray", "job", "submit", "--working-dir", ".", "--", *command, timeout=240)
-    assert [record.state for record in StudyState(read_events(ledger)).trials.values()] == ["completed"]
+def check_files(study: Path, state: StudyState) -> None:
+    """Whether all that the trials wrote is in the study's folder, on whatever machine they wrote it."""
+    for record in state.trials.values():
+        home = study / "trials" / record.trial
+        for name in ("latest.pt", "best.pt"):
+            assert [one["images"] for one in load_checkpoint(home / "checkpoints" / name).results]
+        latest = load_checkpoint(home / "checkpoints" / "latest.pt")
+        assert [one["images"] for one in latest.results] == [result.images for result in record.results]
+        assert set(record.samples) == {0, *(result.images for result in record.results)}
+        for path in record.samples.values():
+            assert (study / path).read_bytes().startswith(b"\x89PNG")
+    assert not list(study.rglob("*.part"))
+    assert not list(study.rglob(".driver-*"))
+
+
+def scratch(hosts, name: str) -> list[Path]:
+    """Folders in which trials work, on a machine that does not see the study's."""
+    return list(hosts.own(name)[1].parent.glob("gcsearch-trials/*/trials/*"))
+
+
+def test_a_job_runs_trials_on_machines_that_do_not_see_its_folder(hosts):
+    write_study(hosts.shared, "job", images=10_240, trials=3, workers=1)
+    inside, folder = hosts.own("head")
+    # Ray copies the working folder: the studies are elsewhere.
+    command = ["gcsearch", "run", "job.yaml", "--address", "auto", "--studies", f"{inside}/studies"]
+    submitted = hosts.start("head", "ray", "job", "submit", "--working-dir", ".", "--", *command)
+    used = set()
+    deadline = time.monotonic() + 240
+    while submitted.poll() is None and time.monotonic() < deadline:
+        used |= {name for name in hosts.names if scratch(hosts, name)}
+        time.sleep(0.05)
+    output, _ = submitted.communicate(timeout=10)
+    assert submitted.returncode == 0, output
+    study = folder / "studies" / "job"
+    state = StudyState(read_events(study / LEDGER_NAME))
+    assert [(record.state, record.reason) for record in state.trials.values()] == [("completed", None)] * 3
+    check_files(study, state)
+    if hosts.are_apart:
+        assert used, "no trial was on a machine that does not see the folder"
+        assert "head" not in used, "where the folder is seen, nothing is copied"
+    assert not any(scratch(hosts, name) for name in hosts.names)
+
     tokenless = {"RAY_AUTH_TOKEN_PATH": "", "HOME": str(hosts.shared / "home")}
     output = hosts.run("head", *command, "--name", "other", code=2, **tokenless)
     assert "--address auto: the cluster's token must be known here" in output
@@ -76,8 +112,11 @@ def test_a_job_runs_a_study_and_a_driver_without_the_token_does_not(hosts):
 
 
 def test_a_study_survives_the_loss_of_a_machine(hosts):
-    ledger = write_study(hosts.shared, "lost", images=10_240, trials=2, workers=2)
-    process = hosts.start("head", "gcsearch", "run", "lost.yaml", "--address", "auto")
+    write_study(hosts.shared, "lost", images=10_240, trials=2, workers=2)
+    inside, folder = hosts.own("head")
+    study = folder / "studies" / "lost"
+    ledger = study / LEDGER_NAME
+    process = hosts.start("head", "gcsearch", "run", "lost.yaml", "--address", "auto", "--studies", f"{inside}/studies")
 
     def has_result() -> bool:
         assert process.poll() is None, process.communicate()[0]
@@ -86,7 +125,9 @@ def test_a_study_survives_the_loss_of_a_machine(hosts):
     wait_until(has_result, 240)
     places = {name: [line for line in own_processes(hosts, name) if "RayTrainWorker" in line] for name in hosts.names}
     assert sorted(map(len, places.values())) == [0, 1, 1], "the workers are on two machines"
-    victim = next(name for name in ("one", "two") if places[name])
+    away = [name for name in ("one", "two") if places[name]]
+    # Better the one that writes the checkpoints: the trial goes on from them elsewhere.
+    victim = max(away, key=lambda name: len(scratch(hosts, name)))
     hosts.kill(victim)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -102,6 +143,8 @@ def test_a_study_survives_the_loss_of_a_machine(hosts):
         assert ends.count("completed") == 1
         rungs = [event["images"] for event in events if event["event"] == "result" and event["trial"] == trial]
         assert rungs == list(range(512, 10_241, 512)), "no rung is missing, and none is there twice"
+
+    check_files(study, state)
 
     left = hosts.run("head", "python", "-c", PLACES).splitlines()[-1]
     places_left, free, cpus = json.loads(left)

@@ -98,7 +98,7 @@ class Studies:
     def finish(self, folder: Path) -> StudyState:
         """Run the study in a folder to its end."""
         process = self.start(folder)
-        output, _ = process.communicate(timeout=100)
+        output, _ = process.communicate(timeout=200)
         assert process.returncode == 0, output
         return StudyState(events_of(folder))
 
@@ -301,28 +301,33 @@ def test_a_trial_that_raises_is_recorded_and_the_others_go_on(studies):
     assert check_ledger(folder) == set(state.trials)
 
 
-@pytest.mark.parametrize("failures", [0, 1])
-def test_a_trial_whose_process_dies_is_tried_again_so_often_and_the_others_go_on(studies, whole, failures):
-    folder = studies.folder("a", old="concurrent:", new=f"max_failures: {failures}, concurrent:")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+def test_a_trial_whose_process_dies_or_hangs_goes_on_and_so_do_the_others(studies, whole, how):
+    # On a busy machine, more may take these 12 s: hence more failures than one.
+    settings = "max_failures: 5, hang_minutes: 0.2" if how == signal.SIGSTOP else "max_failures: 1"
+    folder = studies.folder("a", old="concurrent:", new=f"{settings}, concurrent:")
     process = studies.start(folder)
     wait_for_events(folder, process, 1)
     pids = [int(line.split()[0]) for line in studies.left_over() if "ray::ImplicitFunc" in line]
     assert pids  # Tune's own name for the process of a trial
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    output, _ = process.communicate(timeout=100)
+        os.kill(pid, how)
+    output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     state = StudyState(events_of(folder))
     assert check_ledger(folder) == set(state.trials)
-    lost = [event for event in events_of(folder) if event["event"] == "trial_lost"]
-    assert len(lost) == failures
-    if failures:
-        assert "Actor" in lost[0]["reason"]
-        assert outcome(state) == outcome(StudyState(events_of(whole)))
+    lost = [event["reason"] for event in events_of(folder) if event["event"] == "trial_lost"]
+    if how == signal.SIGKILL:
+        (reason,) = lost
+        assert "Actor" in reason
+        assert "out of memory" in reason, "what kills a process so is most often that"
     else:
-        assert [record.state for record in state.trials.values()].count("failed") == 1
-        assert len(state.trials) == 6
-        assert "Actor" in next(state.of_state("failed")).reason
+        assert lost
+        assert set(lost) == {
+            "it hung, and was ended: no step and no report for 0.2 minutes. If it was only slow, raise "
+            "resources.hang_minutes"
+        }
+    assert outcome(state) == outcome(StudyState(events_of(whole)))
 
 
 def test_a_second_driver_of_a_study_is_refused(studies):
@@ -334,7 +339,7 @@ def test_a_second_driver_of_a_study_is_refused(studies):
     assert second.returncode == 1
     assert "StudyError" in output
     assert "another process is writing this study" in output
-    output, _ = first.communicate(timeout=100)
+    output, _ = first.communicate(timeout=200)
     assert first.returncode == 0, output
     assert check_ledger(folder) == {f"{number:04d}" for number in range(6)}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gcsearch.metrics.grid import GREY, sample_grid, write_png
+from gcsearch.metrics.grid import GREY, read_tiles, sample_grid, write_png
 
 
 def numbered(num, channels=1, height=2, width=3):
@@ -81,3 +81,14 @@ def test_other_tensors_are_refused(images):
 def test_empty_layouts_are_refused(settings):
     with pytest.raises(ValueError, match="at least 1"):
         sample_grid(numbered(2), **settings)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_can_be_read_back_from_a_file(channels, tmp_path):
+    images = numbered(10, channels=channels, height=3, width=3)
+    write_png(tmp_path / "grid.png", images, columns=4, scale=2)
+    tiles = read_tiles(tmp_path / "grid.png", columns=4)
+    expected = images.permute(0, 2, 3, 1).numpy()
+    assert tiles.shape[:3] == (12, 6, 6)
+    assert (tiles[:10, ::2, 1::2].reshape(expected.shape) == expected).all()
+    assert (tiles[10:] == GREY).all()

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import errno
 import pickle
 import random
 
 import pytest
 import torch
 
-from gcsearch.errors import CheckpointError
+from gcsearch.errors import CheckpointError, is_disk_full
 from gcsearch.training import Checkpoint, load_checkpoint
 from gcsearch.training.checkpoint import FORMAT, copy_checkpoint
 
@@ -74,6 +75,33 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, 
         checkpoint(2).save(path)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Full:
+    """A file on a disk that is full from some byte on."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, content):
+        if self.file.tell() + len(content) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(content)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [0, 200, 2000])
+def test_a_full_disk_is_said_to_be_full_and_where(tmp_path, monkeypatch, room):
+    path = tmp_path / "latest.pt"
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: save(content, Full(file, room)))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        checkpoint(2).save(path)
+    assert is_disk_full(caught.value)
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 
 from gcsearch.ledger import ENDED, LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.registry import spec
-from gcsearch.tuning.driver import Driver
+from gcsearch.tuning.search_driver import SearchDriver
 from gcsearch.tuning.spec import StudySpec, load_study
 
 EXPERIMENT = """\
@@ -172,7 +172,7 @@ def run_without_ray(study, directory, checkpoints=None, *, concurrent=1, observe
     checkpoints = {} if checkpoints is None else checkpoints
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
         events = read_events(directory / LEDGER_NAME)
-        driver = Driver(study, directory, ledger, StudyState(events), observers)
+        driver = SearchDriver(study, directory, ledger, StudyState(events), observers)
         objective = spec(study.objective) | {"key": study.objective.key}
         driver.write("study_started", study=study.name, objective=objective)
         running, steps = [], 0

@@ -11,22 +11,18 @@ from gcsearch.errors import StudyError
 from gcsearch.tuning import alike
 from gcsearch.tuning.alike import check_here, code_identity, describe_problem
 
-FINE = {"code": "0.1.0 (aaa)", "sees": True, "may": True}
-
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("found", "words"),
     [
-        ({"code": None}, r"node n: gcsearch must be the same as .*, 0.1.0 \(aaa\), got none. Install it on every node"),
-        ({"code": "0.1.0 (bbb)"}, r"got 0.1.0 \(bbb\). Install"),
-        ({"sees": False}, "node n: the folder of the study, .*, must be the same on all nodes, but is not there. Put"),
-        ({"may": False}, "node n: the folder of the study, .*, must be writable"),
+        (None, r"node n: gcsearch must be the same as .*, 0.1.0 \(aaa\), got none. Install it on every node"),
+        ("0.1.0 (bbb)", r"got 0.1.0 \(bbb\). Install"),
     ],
 )
-def test_a_node_that_is_unlike_the_drivers_is_named_with_what_to_do(tmp_path, change, words):
-    assert describe_problem("n", FINE, "0.1.0 (aaa)", tmp_path) is None
+def test_a_node_that_is_unlike_the_drivers_is_named_with_what_to_do(found, words):
+    assert describe_problem("n", "0.1.0 (aaa)", "0.1.0 (aaa)") is None
     with pytest.raises(StudyError, match=words):
-        raise StudyError(describe_problem("n", FINE | change, "0.1.0 (aaa)", tmp_path))
+        raise StudyError(describe_problem("n", found, "0.1.0 (aaa)"))
 
 
 def test_the_identity_of_the_code_follows_the_sources(monkeypatch, tmp_path):
@@ -50,13 +46,10 @@ def test_the_identity_of_the_code_follows_the_sources(monkeypatch, tmp_path):
     code_identity.cache_clear()
 
 
-def test_a_trial_on_a_node_that_came_later_is_refused_if_its_folder_is_not_there(tmp_path):
-    with pytest.raises(StudyError, match="must be the same on all nodes, but is not there"):
-        check_here(code_identity(), tmp_path)
-    (tmp_path / "config.yaml").touch()
-    check_here(code_identity(), tmp_path)
+def test_a_trial_on_a_node_that_came_later_is_refused_if_it_has_another_gcsearch():
+    check_here(code_identity())
     with pytest.raises(StudyError, match="gcsearch must be the same"):
-        check_here("0.0.1 (abc)", tmp_path)
+        check_here("0.0.1 (abc)")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")

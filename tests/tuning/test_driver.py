@@ -8,7 +8,7 @@ import json
 import pytest
 
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
-from gcsearch.tuning.driver import Driver
+from gcsearch.tuning.search_driver import SearchDriver
 from gcsearch.tuning.study import run_study
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -166,7 +166,7 @@ def test_stopping_compares_only_inside_the_key_it_is_told(load, sections, run, t
     assert study.within == "timesteps"
     run(study, tmp_path)
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
+        driver = SearchDriver(study, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
         for record in driver.state.trials.values():
             others = {trial for scores in driver.engine.table(driver.state, record).values() for trial in scores}
             kinds = {driver.state.trials[trial].params["timesteps"] for trial in others}

@@ -7,7 +7,7 @@ import pytest
 from gcsearch.errors import DataError, StudyError
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState
 from gcsearch.metrics.features import DigitsExtractor
-from gcsearch.tuning.driver import Driver
+from gcsearch.tuning.search_driver import SearchDriver
 from gcsearch.tuning.study import run_study
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -85,7 +85,7 @@ def test_numbers_and_odd_words_of_a_space_survive_the_study_file(load, tmp_path)
     }
     study = load(space=space, budget={"trials": 2})
     with LedgerWriter(tmp_path / study.name / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path / study.name, ledger, StudyState())
+        driver = SearchDriver(study, tmp_path / study.name, ledger, StudyState())
         while record := driver.next_trial():
             driver.end(record.trial, "completed")
     for _ in range(3):

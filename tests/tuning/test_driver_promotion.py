@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from gcsearch.ledger import ENDED, LEDGER_NAME, LedgerWriter, StudyState, read_events
-from gcsearch.tuning.driver import Driver
+from gcsearch.tuning.search_driver import SearchDriver
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -22,11 +23,12 @@ def test_every_trial_pauses_at_every_rung_and_has_an_end_when_the_study_has(run,
     assert {"completed", "stopped"} <= {record.state for record in state.trials.values()} <= {*ENDED}
     assert check_ledger(tmp_path) == set(state.trials)
     events = read_events(tmp_path / LEDGER_NAME)
+    assert all(event["reason"].endswith(", waits for promotion") for event in events if event.get("paused"))
     paused = [event["images"] for event in events if event.get("paused")]
     reached = [event["images"] for event in events if event["event"] == "result" and event["images"] in (800, 1600)]
     assert paused == reached
     for record in state.of_state("stopped"):
-        assert "waits for promotion" in record.reason
+        assert re.fullmatch(rf"rank \d of \d at {record.images} images, was not promoted", record.reason)
         assert record.images in (800, 1600)
 
 
@@ -46,7 +48,7 @@ def test_a_paused_trial_is_resumed_where_it_was_with_its_parameters_and_not_befo
     promoting, tmp_path
 ):
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(promoting, tmp_path, ledger, StudyState())
+        driver = SearchDriver(promoting, tmp_path, ledger, StudyState())
         for value in (3.0, 1.0, 2.0):
             started = driver.next_trial()
             result = {"images": 800, "metrics": {"eval/fid": value}, "identities": {}}
@@ -64,7 +66,7 @@ def test_a_paused_trial_is_resumed_where_it_was_with_its_parameters_and_not_befo
 def test_nothing_to_start_now_is_not_the_end_while_a_trial_runs(load, sections, tmp_path):
     study = load(stopping=sections["stopping"] | {"variant": "promotion"}, budget={"trials": 3})
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState())
+        driver = SearchDriver(study, tmp_path, ledger, StudyState())
         trials = [driver.next_trial().trial for _ in range(3)]
         for trial, value in zip(trials[:2], (1.0, 2.0), strict=True):
             driver.on_report(trial, {"result": {"images": 800, "metrics": {"eval/fid": value}, "identities": {}}})

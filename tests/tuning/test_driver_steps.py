@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
-from gcsearch.tuning.driver import Driver
+from gcsearch.tuning.search_driver import SearchDriver
 from gcsearch.tuning.spec import load_study
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -18,7 +18,7 @@ def test_a_decision_that_was_not_recorded_is_made_on_what_was_known_then(load, t
     """Trial 1 went on at its rung as the first there; that others did better since does not stop it on resume."""
     study = load(search={"sampler": "random", "start_from": [{"coupling.mu": 0.8}, {"coupling.mu": 0.3}]})
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState())
+        driver = SearchDriver(study, tmp_path, ledger, StudyState())
         driver.write("study_started")
         for value in (5.0, 1.0):
             record = driver.next_trial()
@@ -28,21 +28,21 @@ def test_a_decision_that_was_not_recorded_is_made_on_what_was_known_then(load, t
             while datetime.now(later.tzinfo) < later - timedelta(seconds=0.99):
                 pass
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
+        driver = SearchDriver(study, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
         assert driver.next_trial().trial == "0000"
         assert driver.next_trial().trial == "0001"
 
 
 def test_unfinished_trials_go_first_under_their_number_and_with_their_parameters(study, tmp_path):
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState())
+        driver = SearchDriver(study, tmp_path, ledger, StudyState())
         started = [driver.next_trial() for _ in range(3)]
         params = [dict(record.params) for record in started]
         driver.end("0001", "completed")
         driver.interrupt()
         assert driver.next_trial() is None
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
+        driver = SearchDriver(study, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
         assert [record.state for record in driver.state.trials.values()] == ["interrupted", "completed", "interrupted"]
         again = [driver.next_trial() for _ in range(3)]
         assert [record.trial for record in again] == ["0000", "0002", "0003"]
@@ -67,10 +67,10 @@ def test_when_the_hours_are_spent_running_trials_go_to_their_next_rung_and_nothi
         def now(cls, tz=None):
             return datetime(2026, 1, 1, tzinfo=tz) + timedelta(seconds=now[0])
 
-    monkeypatch.setattr("gcsearch.tuning.driver.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("gcsearch.tuning.search_driver.time.monotonic", lambda: now[0])
     monkeypatch.setattr("gcsearch.ledger.datetime", Clock)
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState())
+        driver = SearchDriver(study, tmp_path, ledger, StudyState())
         driver.write("study_started")
         assert driver.next_trial().trial == "0000"
         assert driver.next_trial().trial == "0001"
@@ -90,7 +90,7 @@ def test_when_the_hours_are_spent_running_trials_go_to_their_next_rung_and_nothi
     for factor, trial in ((1.0, None), (1.1, "0001")):
         more = load(budget=budget | {limit: factor * budget[limit]}, stopping="none")
         with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-            driver = Driver(more, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
+            driver = SearchDriver(more, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
             driver.write("study_started")
             started = driver.next_trial()
             assert driver.budget_is_spent() == (trial is None)
@@ -106,7 +106,7 @@ def test_a_budget_without_a_number_of_trials_has_none(load):
 
 def test_reports_that_are_repeated_or_late_change_nothing(lines_of, study, tmp_path):
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState())
+        driver = SearchDriver(study, tmp_path, ledger, StudyState())
         trial = driver.next_trial().trial
         result = {"images": 800, "metrics": {"eval/fid": 1.0}, "identities": {}}
         assert not driver.on_report(trial, {"result": result})
@@ -123,7 +123,7 @@ def test_reports_that_are_repeated_or_late_change_nothing(lines_of, study, tmp_p
 
 def test_a_diverged_trial_is_worst_at_every_later_rung_and_not_before(study, tmp_path):
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState())
+        driver = SearchDriver(study, tmp_path, ledger, StudyState())
         first, second = driver.next_trial(), driver.next_trial()
         driver.on_report(first.trial, {"result": {"images": 800, "metrics": {"eval/fid": 1.0}, "identities": {}}})
         driver.on_report(first.trial, {"outcome": {"state": "diverged", "reason": "non-finite loss"}})
@@ -150,7 +150,7 @@ def test_values_that_are_illegal_together_fail_one_trial_and_not_the_study(study
     (path.parent / "experiments" / "tiny.yaml").write_text(experiment)
     study = load_study(path)
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
-        driver = Driver(study, tmp_path, ledger, StudyState())
+        driver = SearchDriver(study, tmp_path, ledger, StudyState())
         while record := driver.next_trial():
             driver.end(record.trial, "completed")
     states = [record.state for record in driver.state.trials.values()]

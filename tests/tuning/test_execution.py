@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.tune.schedulers import TrialScheduler
@@ -16,12 +17,12 @@ from gcsearch.errors import ConfigError, StudyError
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.training.distributed import WorkerLost
 from gcsearch.training.session import TrainingRecord
-from gcsearch.tuning import execution
-from gcsearch.tuning.driver import Driver
+from gcsearch.tuning import execution, trial
 from gcsearch.tuning.execution import Execution, LedgerScheduler, LedgerSearcher
+from gcsearch.tuning.search_driver import SearchDriver
 from gcsearch.tuning.settings import Resources
 from gcsearch.tuning.training import OneTraining
-from gcsearch.tuning.trial import MESSAGE, fault_in
+from gcsearch.tuning.trial import MESSAGE, describe, fault_in, run_trial, why_lost
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -35,7 +36,7 @@ def ledger(tmp_path):
 @pytest.fixture
 def driver(load, tmp_path, ledger):
     study = load(budget={"trials": 2}, stopping="none", resources={"workers": 2, "max_failures": 1})
-    return Driver(study, tmp_path, ledger, StudyState())
+    return SearchDriver(study, tmp_path, ledger, StudyState())
 
 
 @pytest.fixture
@@ -125,7 +126,45 @@ def test_a_trial_without_a_place_ends_the_study_and_not_the_trial(hooks, driver,
     assert driver.active == {"0000"}
     assert driver.state.trials["0000"].losses == 0
     assert searcher.suggest("x") == Searcher.FINISHED
-    assert scheduler.execution.unplaced == "no place"
+    assert scheduler.execution.halted == "no place"
+
+
+def test_a_full_disk_ends_the_study_and_not_the_trial(hooks, driver):
+    searcher, scheduler = hooks
+    config = searcher.suggest("x")
+    assert scheduler.on_trial_result(None, trial_of(config), message(halted="full")) == TrialScheduler.CONTINUE
+    scheduler.on_trial_error(None, trial_of(config))
+    assert (driver.active, driver.state.trials["0000"].losses) == ({"0000"}, 0)
+    assert searcher.suggest("x") == Searcher.FINISHED
+    assert scheduler.execution.halted == "full"
+    driver.interrupt()
+    assert driver.state.trials["0000"].state == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left", "/mnt/x.pt"), {"halted": "/mnt/x.pt: the disk is full. Nothing that was recor"}),
+        (OSError(2, "No such file", "/mnt/x.pt"), {"outcome": {"state": "failed"}}),
+        (ValueError("bad"), {"outcome": {"state": "failed", "reason": "ValueError: bad"}}),
+    ],
+)
+def test_an_error_of_the_training_is_the_trials_but_a_full_disk_is_not(monkeypatch, error, told):
+    messages = []
+
+    def train(*_):
+        raise error
+
+    monkeypatch.setattr(trial, "_train", train)
+    monkeypatch.setattr(trial, "_send_to_tune", lambda **message: messages.append(message))
+    with pytest.raises(type(error)):
+        run_trial({"gpus": 0.0})
+    (message,) = messages
+    assert message.keys() == told.keys()
+    if "halted" in told:
+        assert message["halted"].startswith(told["halted"])
+    else:
+        assert told["outcome"].items() <= message["outcome"].items()
 
 
 def test_a_wait_for_a_place_ends_with_an_error(hooks, monkeypatch):
@@ -134,7 +173,9 @@ def test_a_wait_for_a_place_ends_with_an_error(hooks, monkeypatch):
     monkeypatch.setattr(execution, "describe_free", lambda _: "no place")
     monkeypatch.setattr(execution.time, "monotonic", lambda: now[0])
     monkeypatch.setattr("ray.tune.schedulers.FIFOScheduler.choose_trial_to_run", lambda *_: None)
-    trial = SimpleNamespace(is_finished=lambda: False)
+    trial = SimpleNamespace(
+        is_finished=lambda: False, config={"trial": "0000"}, temporary_state=SimpleNamespace(ray_actor=None)
+    )
     controller = SimpleNamespace(get_trials=lambda: [SimpleNamespace(status=status[0], **vars(trial))])
     scheduler.choose_trial_to_run(controller)
     now[0] = execution.PLACE_TIMEOUT_S - 1
@@ -147,6 +188,69 @@ def test_a_wait_for_a_place_ends_with_an_error(hooks, monkeypatch):
     now[0] = 2 * execution.PLACE_TIMEOUT_S + 2
     with pytest.raises(StudyError, match="no place"):
         scheduler.choose_trial_to_run(controller)
+
+
+def test_a_trial_that_says_nothing_for_too_long_is_killed_and_starts_again(hooks, driver, monkeypatch):
+    searcher, scheduler = hooks
+    limit = 60 * driver.study.resources.hang_minutes
+    now, killed = [0.0], []
+    monkeypatch.setattr(execution.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("ray.tune.schedulers.FIFOScheduler.choose_trial_to_run", lambda *_: None)
+    monkeypatch.setattr("ray.kill", killed.append)
+    config = searcher.suggest("x")
+    running = trial_of(
+        config, status="RUNNING", is_finished=lambda: False, temporary_state=SimpleNamespace(ray_actor="actor")
+    )
+    controller = SimpleNamespace(get_trials=lambda: [running])
+
+    def look_at(seconds):
+        now[0] = seconds
+        scheduler.choose_trial_to_run(controller)
+
+    running.status = "PENDING"
+    look_at(limit)
+    running.status = "RUNNING"
+    look_at(2 * limit + execution.PLACE_TIMEOUT_S)
+    assert killed == [], "a start has more time"
+    now[0] = 2 * limit - 1
+    scheduler.on_trial_result(None, running, message(progress=[32, 1.0]))
+    look_at(3 * limit - 2)
+    assert killed == []
+    look_at(3 * limit)
+    look_at(3 * limit + 1)
+    assert killed == ["actor"], "once"
+    scheduler.on_trial_error(None, running)
+    record = driver.state.trials["0000"]
+    assert (record.state, record.losses) == ("interrupted", 1)
+    assert record.reason == (
+        "it hung, and was ended: no step and no report for 120 minutes. If it was only slow, raise "
+        "resources.hang_minutes"
+    )
+    assert searcher.suggest("x")["trial"] == "0000"
+    scheduler.choose_trial_to_run(controller)
+    assert len(killed) == 1, "the new start has its own time"
+    scheduler.on_trial_error(None, running)
+    assert (record.state, record.reason) == ("failed", "its process died, or could not be started")
+
+
+def test_how_long_a_trial_may_be_silent_is_a_setting(load):
+    assert load(resources={"hang_minutes": 0.5}).resources.hang_minutes == 0.5
+    with pytest.raises(ConfigError, match=r"hang_minutes must be > 0, got 0"):
+        load(resources={"hang_minutes": 0})
+
+
+def test_a_reason_says_what_to_do_about_memory():
+    advice = "Lower training.batch_size, or let fewer trials share a machine (resources.concurrent)"
+    ended = RayActorError(error_msg="The actor died. Worker exit type: NODE_OUT_OF_MEMORY Worker exit detail: Task was")
+    assert why_lost(ended).startswith(f"its process was ended because its machine ran out of memory. {advice}. RayAct")
+    killed = RayActorError(error_msg="potential root causes. (1) The process is killed by SIGKILL by OOM killer due to")
+    assert why_lost(killed).startswith(
+        "its process was killed, as a machine does that runs out of memory. If it did: L"
+    )
+    assert why_lost(ValueError("bad")) == "ValueError: bad"
+    assert describe(MemoryError("8 GB")) == f"out of memory. {advice}. MemoryError: 8 GB"
+    assert describe(torch.cuda.OutOfMemoryError("8 GB")).startswith("out of memory. Lower")
+    assert describe(ValueError()) == "ValueError: no message"
 
 
 def wrapped(error):

@@ -9,7 +9,7 @@ import pytest
 from gcsearch.errors import ConfigError, StudyError
 from gcsearch.ledger import ENDED, LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.selection import select
-from gcsearch.tuning.driver import Driver
+from gcsearch.tuning.search_driver import SearchDriver
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 FINALISTS = {"top": 2, "seeds": [1, 2, 5]}
@@ -115,7 +115,7 @@ def test_scores_that_could_not_be_compared_are_refused(load, final, run, tmp_pat
         LedgerWriter(tmp_path / LEDGER_NAME) as ledger,
         pytest.raises(StudyError, match=r"num_samples must stay 10000, .* got 5000"),
     ):
-        Driver(other, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
+        SearchDriver(other, tmp_path, ledger, StudyState(read_events(tmp_path / LEDGER_NAME)))
 
 
 @pytest.mark.parametrize(

@@ -191,3 +191,11 @@ def test_median_by_hand():
 def test_meaningless_fields_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         asha(**bad)
+
+
+def test_a_trial_that_only_equals_the_best_does_not_go_beyond_the_share():
+    column = {"0000": 1.0, "0001": 1.0, "0002": 2.0, "0003": 3.0}  # 0000 went on, 0001 is as good
+    rule = asha(variant="promotion")
+    assert not rule.resumes(1.0, column, 1, is_last_call=False)
+    assert rule.resumes(0.5, column | {"0001": 0.5}, 1, is_last_call=False)
+    assert rule.resumes(1.0, column | {"0004": 4.0, "0005": 5.0}, 1, is_last_call=False)

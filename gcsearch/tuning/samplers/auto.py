@@ -26,7 +26,13 @@ from gcsearch.tuning.space import Choice, Chooser, FixedChooser, Node, Range
 Floats = NDArray[np.float64]
 
 MIN_WIDTH = 0.06
-"""Narrowest kernel on a range, as a share of it; scores are too noisy for a closer look."""
+"""Narrowest kernel of a density on a range, as a share of it."""
+
+STEPS = (0.01, 0.4)
+"""Smallest and largest standard deviation of a local change, as a share of the range."""
+
+PRIOR_AGREEING, PRIOR_OPPOSED = 3, 1
+"""Pairs of trials that a rung is taken to have ranked rightly and wrongly before anything is known."""
 
 
 @search_samplers.register("auto")
@@ -36,9 +42,14 @@ class RungAwareTPE(SearchSampler):
 
     A stopped trial's early score is never taken for a final one: the model sees the scores of one rung only. The best
     trials there make one density, the others, with those under way and the diverged, make another; of some draws from
-    the first, the one with the largest ratio is taken. A share of the trials changes one of the best a little instead,
-    which refines what the densities are too wide for, and a share stays random, so that early stopping on a wrong
-    rung cannot lock the search in.
+    the first, the one with the largest ratio is taken. A share of the trials changes one of the best instead, a little
+    or a lot, which refines what the densities are too wide for.
+
+    The model of a rung below the horizon is asked only as often as that rung ranks trials like later ones: with
+    probability max(0, tau), its Kendall correlation with the last scores of the trials that went further. Otherwise,
+    and for a fixed share, the trial is random, so that a rung that misleads cannot lock the search in. Of trials with
+    the same score only the first can be good; the others show that there is nothing to gain nearby, and that the model
+    repeats itself, so the probability is also multiplied by the share of scores that differ.
 
     Attributes:
         min_observations: Finite scores that a rung needs before it is modelled. Diverged trials do not count towards
@@ -49,7 +60,7 @@ class RungAwareTPE(SearchSampler):
         num_candidates: Draws from which a suggestion is taken.
 
     Source: Bergstra et al. 2011 for the estimator; the rung rule is BOHB's (Falkner et al. 2018, arXiv:1807.01774); the
-        local share is ours. Defaults were chosen on a random family of synthetic problems.
+        trust in a rung and the local share are ours.
     """
 
     min_observations: int = 8
@@ -74,13 +85,12 @@ class RungAwareTPE(SearchSampler):
         rung = self._modelled_rung(history)
         if rung is None or random.random() < self.random_share:
             return RandomChooser(history.seed, history.number)
-        reached = [one for one in history.observations if rung in one.scores]
-        ranked = sorted(reached, key=lambda one: one.scores[rung])
-        num_good = min(_num_finite(reached, rung), max(2, math.ceil(self.good_share * len(ranked))))
-        good, rest = ranked[:num_good], ranked[num_good:]
+        if random.random() > self._trust(history, rung):
+            return RandomChooser(history.seed, history.number)
+        good, rest = self._split(history, rung)
         if random.random() < self.local_share:
-            center = good[min(int(random.exponential()), num_good - 1)]
-            return _fixed(history.draw(Parzen([center], is_local=True).chooser(random)))
+            center = good[min(int(random.exponential()), len(good) - 1)]
+            return _fixed(history.draw(NeighbourChooser(center, random)))
         under_way = [one for one in history.observations if one.is_running and rung not in one.scores]
         promising, poor = Parzen(good), Parzen([*rest, *under_way])
         candidates = [history.draw(promising.chooser(random)) for _ in range(self.num_candidates)]
@@ -89,13 +99,55 @@ class RungAwareTPE(SearchSampler):
 
     def _modelled_rung(self, history: History) -> int | None:
         for rung in sorted(history.rungs, reverse=True):
-            if _num_finite(history.observations, rung) >= self.min_observations:
+            if sum(_is_finite(one, rung) for one in history.observations) >= self.min_observations:
                 return rung
         return None
 
+    @staticmethod
+    def _trust(history: History, rung: int) -> float:
+        """Share of the model's trials: how well the rung ranks, times the share of scores there that differ."""
+        scores = [one.scores[rung] for one in history.observations if _is_finite(one, rung)]
+        is_last = rung == history.rungs[-1]
+        return len(set(scores)) / len(scores) * (1.0 if is_last else rank_agreement(history.observations, rung))
 
-def _num_finite(observations: Sequence[Observation], rung: int) -> int:
-    return sum(math.isfinite(one.scores.get(rung, math.inf)) for one in observations)
+    def _split(self, history: History, rung: int) -> tuple[list[Observation], list[Observation]]:
+        """Good trials at a rung, best first, and the others."""
+        ranked = sorted((one for one in history.observations if rung in one.scores), key=lambda one: one.scores[rung])
+        firsts = list({one.scores[rung]: one for one in reversed(ranked) if _is_finite(one, rung)}.values())[::-1]
+        num_good = min(len(firsts), max(2, math.ceil(self.good_share * len(firsts))))
+        good = firsts[:num_good]
+        chosen = {id(one) for one in good}
+        return good, [one for one in ranked if id(one) not in chosen]
+
+
+def rank_agreement(observations: Sequence[Observation], rung: int) -> float:
+    """Kendall correlation of the scores at a rung with later ones, 0 where it is negative.
+
+    A pair of trials that went further is compared at the highest rung that both have. PRIOR_AGREEING and
+    PRIOR_OPPOSED pairs are added, so it is 0.5 before anything is known.
+
+    Args:
+        observations: Trials.
+        rung: Images of the rung.
+    """
+    later = [one.scores for one in observations if _is_finite(one, rung) and max(one.scores) > rung]
+    if len(later) < 2:
+        return (PRIOR_AGREEING - PRIOR_OPPOSED) / (PRIOR_AGREEING + PRIOR_OPPOSED)
+    rungs = sorted({images for scores in later for images in scores})
+    highest = np.array([rungs.index(max(scores)) for scores in later], dtype=np.int64)
+    table = np.array([[scores.get(images, math.inf) for images in rungs] for scores in later])
+    left, right = np.triu_indices(len(later), k=1)
+    shared = np.minimum(highest[left], highest[right])
+    here = table[left, rungs.index(rung)] - table[right, rungs.index(rung)]
+    with np.errstate(invalid="ignore"):  # of two that diverged neither is better
+        there = table[left, shared] - table[right, shared]
+    agreeing = PRIOR_AGREEING + np.count_nonzero(here * there > 0)
+    opposed = PRIOR_OPPOSED + np.count_nonzero(here * there < 0)
+    return max(0.0, (agreeing - opposed) / (agreeing + opposed))
+
+
+def _is_finite(one: Observation, rung: int) -> bool:
+    return math.isfinite(one.scores.get(rung, math.inf))
 
 
 def _fixed(drawn: Drawn) -> FixedChooser:
@@ -110,15 +162,13 @@ class Parzen:
 
     Args:
         known: Trials under the kernels.
-        is_local: Kernels as narrow as they may be, and no uniform density.
     """
 
-    def __init__(self, known: Sequence[Observation], *, is_local: bool = False) -> None:
+    def __init__(self, known: Sequence[Observation]) -> None:
         self.known = known
-        self.is_local = is_local
-        self.num_kernels = len(known) + (not is_local)
+        self.num_kernels = len(known) + 1
         most = max((len(one.units) for one in known), default=1)
-        self._shrink = 0.0 if is_local else max(len(known), 1) ** (-1 / (4 + most))  # Scott's rule
+        self._shrink = max(len(known), 1) ** (-1 / (4 + most))  # Scott's rule
         self._columns: dict[str, tuple[Floats, float]] = {}
 
     def column(self, name: str, node: Node) -> tuple[Floats, float]:
@@ -192,3 +242,45 @@ class ParzenChooser:
         if math.isnan(center) or self.random.random() < width:
             return node.options[int(self.random.integers(len(node.options)))].label
         return node.options[int(center)].label
+
+
+class NeighbourChooser:
+    """Varies a trial: all its choices or some of them, by a step whose size is log-uniform, as none is right for all.
+
+    A range takes a Gaussian step, reflected at its ends; a choice takes another option more often in a larger step. One
+    choice, taken at random, changes in any case, since the same trial again would teach nothing.
+
+    Args:
+        center: The trial.
+        random: Source of random numbers.
+    """
+
+    def __init__(self, center: Observation, random: np.random.Generator) -> None:
+        self.center = center
+        self.random = random
+        self.width = math.exp(random.uniform(math.log(STEPS[0]), math.log(STEPS[1])))
+        self.share = 1.0 if random.random() < 0.5 else float(random.uniform(0.1, 0.6))
+        names = sorted(center.units)
+        self.changed = names[int(random.integers(len(names)))] if names else None
+
+    def number(self, name: str, node: Range) -> float:
+        if name not in self.center.units:
+            return from_unit(float(self.random.random()), node)
+        unit = self.center.units[name]
+        here = from_unit(unit, node)
+        if name != self.changed and self.random.random() > self.share:
+            return here
+        moved = abs(unit + self.width * self.random.standard_normal())
+        value = from_unit(min(max(min(moved, 2 - moved), 0.0), 1.0), node)
+        if node.is_integer and value == here:  # a step too small to be seen
+            value = int(min(max(value + (1 if self.random.random() < 0.5 else -1), node.low), node.high))
+        return value
+
+    def option(self, name: str, node: Choice) -> Any:
+        labels = [option.label for option in node.options]
+        if name not in self.center.units:
+            return labels[int(self.random.integers(len(labels)))]
+        here = int(self.center.units[name])
+        if len(labels) > 1 and (name == self.changed or self.random.random() < self.share * min(0.5, self.width)):
+            return labels[(here + int(self.random.integers(1, len(labels)))) % len(labels)]
+        return labels[here]

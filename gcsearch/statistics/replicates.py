@@ -82,3 +82,33 @@ def resolvable_gap(deviation: float, num: int, power: float = 0.8) -> float:
         return t_test_power(errors * unit, deviation, num) - power
 
     return float(optimize.brentq(missing, 0.0, 12.0)) * unit
+
+
+def paired_power(gap: float, deviation: float, num: int, correlation: float, alpha: float = 1 - CONFIDENCE) -> float:
+    """Probability that a paired t test sees a gap between two means of `num` values each.
+
+    The differences have the standard deviation deviation * sqrt(2 (1 - correlation)), so the statistic is noncentral t
+    with num - 1 degrees of freedom and noncentrality gap / deviation * sqrt(num / (2 (1 - correlation))).
+
+    Args:
+        gap: True difference of the means.
+        deviation: Standard deviation of the values of either side.
+        num: Pairs, at least two.
+        correlation: Of the two values of a pair, below 1.
+        alpha: Level of the test.
+    """
+    critical = stats.t.ppf(1 - alpha / 2, num - 1)
+    shift = gap / deviation * math.sqrt(num / (2 * (1 - correlation)))
+    return float(stats.nct.sf(critical, num - 1, shift) + stats.nct.sf(critical, num - 1, -shift))
+
+
+def resolvable_paired_gap(
+    deviation: float, num: int, correlation: float, *, alpha: float = 1 - CONFIDENCE, power: float = 0.8
+) -> float:
+    """Smallest gap that `paired_power` sees with the given probability, in the unit of `deviation`."""
+    unit = deviation * math.sqrt(2 * (1 - correlation) / num)
+
+    def missing(errors: float) -> float:
+        return paired_power(errors * unit, deviation, num, correlation, alpha) - power
+
+    return float(optimize.brentq(missing, 0.0, 1e4)) * unit

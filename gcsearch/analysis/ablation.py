@@ -1,0 +1,211 @@
+"""An ablation as tables: what was found about each contrast, and every arm's score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from gcsearch.ablations import AXES, Axis, Outcome, Plan, outcomes, scores
+from gcsearch.analysis.results import StudyResults
+from gcsearch.errors import StudyError
+from gcsearch.files import write_text
+from gcsearch.statistics import Interval, t_interval
+
+AXIS_NAMES: Final[dict[Axis, str]] = {
+    "images": "equal images",
+    "cost/forward_units": "equal forward units",
+    "cost/train_seconds": "equal time",
+}
+
+CAPTION: Final = (
+    "Change of the score against the reference, mean over paired seeds with Student's 95 % interval, in percent of the "
+    "reference's mean; the verdict is corrected (Holm) for all contrasts and looks."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRow:
+    """One arm.
+
+    Attributes:
+        name: What it changes.
+        interval: Mean score over its seeds; None without one, or if a seed diverged.
+        num_seeds: Seeds that are through.
+        num_diverged: Those that diverged.
+        seconds: Mean training time; None without a completed one.
+    """
+
+    name: str
+    interval: Interval | None
+    num_seeds: int
+    num_diverged: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationResults:
+    """What an ablation says.
+
+    Attributes:
+        plan: What it was to train and judge.
+        arms: Every arm, the reference first.
+        by_axis: Outcomes of all contrasts, by what arms were given the same amount of.
+    """
+
+    plan: Plan
+    arms: tuple[ArmRow, ...]
+    by_axis: dict[Axis, list[Outcome]]
+
+    @property
+    def main(self) -> list[Outcome]:
+        """Outcomes at equal images."""
+        return self.by_axis["images"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "plan": self.plan.to_dict(),
+            "arms": [
+                {
+                    "arm": row.name,
+                    "mean": row.interval.mean if row.interval else None,
+                    "low": row.interval.low if row.interval else None,
+                    "high": row.interval.high if row.interval else None,
+                    "num_seeds": row.num_seeds,
+                    "num_diverged": row.num_diverged,
+                    "train_seconds": row.seconds,
+                }
+                for row in self.arms
+            ],
+            "verdicts": {
+                one.contrast.name: {AXIS_NAMES[axis]: found[index].to_dict() for axis, found in self.by_axis.items()}
+                for index, one in enumerate(self.main)
+            },
+        }
+
+
+def ablation_results(results: StudyResults) -> AblationResults:
+    """Read an ablation.
+
+    Raises:
+        StudyError: The study is a search.
+        ScoreError: Scores have different identities and cannot be compared.
+    """
+    state = results.state
+    if state.ablation is None:
+        raise StudyError(f"study '{results.name}': is a search, not an ablation.")
+    plan = Plan.from_dict(state.ablation)
+    rows = []
+    for arm, by_seed in scores(plan, state).items():
+        values = list(by_seed.values())
+        finite = [value for value in values if math.isfinite(value)]
+        seconds = [
+            record.results[-1].metrics["cost/train_seconds"]
+            for record in state.of_state("completed")
+            if record.arm == arm and record.results
+        ]
+        rows.append(
+            ArmRow(
+                name=arm,
+                interval=t_interval(values) if values and len(finite) == len(values) else None,
+                num_seeds=len(values),
+                num_diverged=len(values) - len(finite),
+                seconds=sum(seconds) / len(seconds) if seconds else None,
+            )
+        )
+    by_axis = {axis: outcomes(plan, state, axis) for axis in AXES}
+    return AblationResults(plan=plan, arms=tuple(rows), by_axis=by_axis)
+
+
+def change_text(outcome: Outcome) -> str:
+    """Mean change with its interval, e.g. ``-3.2 % [-4.0, -2.4]``; ``-`` without a pair."""
+    found = outcome.judgement
+    if found is None:
+        return "-"
+    interval, unit = found.comparison.share, " %"
+    if interval is None:  # the reference's mean is not positive, so a share of it means nothing
+        interval, unit = found.comparison.gap, ""
+    scale = 100 if unit else 1
+    ends = ""
+    if interval.low is not None and interval.high is not None:
+        ends = f" [{scale * interval.low:+.1f}, {scale * interval.high:+.1f}]"
+    return f"{scale * interval.mean:+.1f}{unit}{ends}"
+
+
+def p_text(outcome: Outcome) -> str:
+    """The p value of the difference, corrected for the family."""
+    if outcome.judgement is None:
+        return "-"
+    value = outcome.judgement.p_adjusted
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def verdict_rows(found: AblationResults) -> list[list[str]]:
+    """Heading and one row a contrast, as text."""
+    rows = [["contrast", "verdict", *(AXIS_NAMES[axis] for axis in AXES), "p", "seeds", "correlation", "seeds saved"]]
+    for index, outcome in enumerate(found.main):
+        comparison = outcome.judgement.comparison if outcome.judgement else None
+        correlation = comparison.correlation if comparison else None
+        saved = comparison.seeds_saved if comparison else None
+        rows.append(
+            [
+                outcome.contrast.name,
+                verdict_text(outcome),
+                *(change_text(found.by_axis[axis][index]) for axis in AXES),
+                p_text(outcome),
+                str(outcome.judgement.num if outcome.judgement else 0),
+                "-" if correlation is None else f"{correlation:.2f}",
+                "-" if saved is None else f"{saved:.0f}",
+            ]
+        )
+    return rows
+
+
+def verdict_text(outcome: Outcome) -> str:
+    """The verdict; of an interaction, in the words for one."""
+    if outcome.verdict == "diverged":
+        return f"diverged on {outcome.num_diverged}"
+    if not outcome.contrast.is_interaction:
+        return outcome.verdict
+    return {"better": "synergy", "worse": "conflict", "equivalent": "additive"}.get(outcome.verdict, outcome.verdict)
+
+
+def write_verdicts(results: StudyResults) -> list[Path]:
+    """Write the verdicts as Markdown and LaTeX into the study's folder."""
+    rows = verdict_rows(ablation_results(results))
+    files = {"verdicts.md": _markdown(rows), "verdicts.tex": _latex(rows)}
+    for name, text in files.items():
+        write_text(results.directory / name, text)
+    return [results.directory / name for name in files]
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines.insert(1, "|" + " --- |" * len(rows[0]))
+    return "\n".join([*lines, "", CAPTION, ""])
+
+
+def _latex(rows: Sequence[Sequence[str]]) -> str:
+    body = [" & ".join(map(_escaped, row)) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            rf"% {CAPTION}",
+            rf"\begin{{tabular}}{{{'l' * 2}{'r' * (len(rows[0]) - 2)}}}",
+            r"\hline",
+            body[0],
+            r"\hline",
+            *body[1:],
+            r"\hline",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _escaped(text: str) -> str:
+    for character in "&%$#_{}":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("<", "$<$").replace(" [-", " [$-$").replace("~", r"\textasciitilde{}")

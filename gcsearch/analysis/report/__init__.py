@@ -1,0 +1,9 @@
+"""The report of a study: one HTML page that needs nothing else, and its figures and tables as files.
+
+Everything is computed from the ledger and the sample grids. The page has no script and loads nothing; all text passes
+through the template's escaping, since names and error messages come from anywhere.
+"""
+
+from gcsearch.analysis.report.page import PAGE, Written, write_report
+
+__all__ = ["PAGE", "Written", "write_report"]

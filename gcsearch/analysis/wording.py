@@ -1,0 +1,100 @@
+"""Trials, scores and durations in words, as the terminal and the report say them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gcsearch.analysis.results import StudyResults
+from gcsearch.ledger import TrialRecord
+from gcsearch.selection import Replicates, Selection
+from gcsearch.tracking.names import number, short_names
+
+
+def metric_title(results: StudyResults) -> str:
+    """Objective as people call it, with the features behind it, e.g. ``FID (digits features)``."""
+    first, *rest = results.metric.removeprefix("eval/").split("_")
+    name = " ".join([first.upper() if len(first) <= 3 else first, *rest])
+    extractor = results.extractor()
+    return f"{name} ({extractor} features)" if extractor else name
+
+
+def state_name(record: TrialRecord) -> str:
+    """State of a trial for readers: one that waits for the stopping rule is paused."""
+    return "paused" if record.is_paused else record.state
+
+
+def columns_of(keys: Sequence[str]) -> list[str]:
+    """Keys that get a column: those at the root of the space; a component's own parameters go beside its name."""
+    return [key for key in keys if not any(key.startswith(f"{other}.") for other in keys if other != key)]
+
+
+def headings(keys: Sequence[str]) -> list[str]:
+    """Short name of each column."""
+    columns = columns_of(keys)
+    names = short_names(columns)
+    return [names[key] for key in columns]
+
+
+def cells(params: dict[str, Any], keys: Sequence[str]) -> list[str]:
+    """One text per column, e.g. ``exponential s1=80`` for `timesteps` and what it brought along."""
+    texts = []
+    for key in columns_of(keys):
+        if key not in params:
+            texts.append("-")
+            continue
+        own = {name: value for name, value in params.items() if name.startswith(f"{key}.")}
+        inner = [f"{name[len(key) + 1 :]}={number(value, digits=2)}" for name, value in own.items()]
+        texts.append(" ".join([number(params[key], digits=2), *inner]))
+    return texts
+
+
+def parameters_text(params: dict[str, Any], keys: Sequence[str]) -> str:
+    """All parameters on one line. Words speak for themselves, numbers need their name."""
+    pairs = zip(headings(keys), cells(params, keys), strict=True)
+    return ", ".join(value if value[:1].isalpha() else f"{name} {value}" for name, value in pairs)
+
+
+def interval_text(recipe: Replicates) -> str:
+    """Mean over seeds with its interval, e.g. ``2.413 [2.301, 2.525]``; what is missing in words."""
+    interval = recipe.interval
+    if not recipe.is_finite:
+        return "diverged on a seed"
+    if interval is None:
+        return "-"
+    ends = "" if interval.low is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"{interval.mean:.3f}{ends}"
+
+
+def verdict_text(selection: Selection) -> str:
+    """Who won and why, in a sentence or two."""
+    winner = selection.winner
+    waiting = "" if selection.is_final else " Not all finalists are trained yet: run the study again."
+    if winner is None:
+        return f"No winner: no recipe has a score on every fresh seed.{waiting}"
+    text = (
+        f"Winner: the recipe of trial {winner.candidate}, {interval_text(winner)} over {len(winner.seeds)} fresh seeds."
+    )
+    others = [candidate for candidate in selection.ties if candidate != winner.candidate]
+    if others:
+        best = next(recipe for recipe in selection.recipes if recipe.candidate in selection.ties)
+        reason = "the best mean" if best is winner else "cheaper to train"
+        text += f" Within noise ({selection.margin:.2g}) of {', '.join(others)}; chosen as {reason}."
+    return text + waiting
+
+
+def images_text(images: float) -> str:
+    """Number of images, short: 96000 is ``96k``."""
+    if images < 1000:
+        return f"{images:g}"
+    return f"{images / 1000:.0f}k" if images < 10_000_000 else f"{images / 1e6:.1f}M"
+
+
+def duration_text(seconds: float) -> str:
+    """Duration in at most two units, e.g. ``2 min 05 s``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,93 @@
+"""What an ablation will cost and what it can tell, before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+
+from gcsearch.config import Experiment
+from gcsearch.registry import spec
+from gcsearch.statistics import RETRAINING_NOISE, resolvable_paired_gap
+from gcsearch.statistics.verdicts import ALPHA
+from gcsearch.tuning.ablation import AblationSpec
+from gcsearch.tuning.planning import NETWORKS, Cost, concurrent_here, cost_of, device_name, kind_of, measure
+
+CORRELATION: Final = 0.5
+"""Assumed between the scores of two arms on one seed, until an ablation has measured it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationPlan:
+    """What an ablation will do and cost.
+
+    Attributes:
+        arm_seconds: Training time of each arm, without evaluations; None if this machine cannot tell.
+        num_trainings: Arms times seeds.
+        contrasts: What will be judged.
+        cost: All trainings with their evaluations; None if this machine cannot tell.
+        gap: Smallest relative gaps that the seeds tell four times in five after correction, for the lowest and the
+            highest usual noise.
+        device: Where steps were measured.
+        unit: What device hours count.
+    """
+
+    arm_seconds: Mapping[str, float | None]
+    num_trainings: int
+    contrasts: tuple[str, ...]
+    cost: Cost | None
+    gap: tuple[float, float]
+    device: str
+    unit: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def plan_ablation(ablation: AblationSpec) -> AblationPlan:
+    """What an ablation will do and cost; starts nothing and writes nothing.
+
+    Arms of the same network, coupling and so on are measured once. The gap is for the first contrast that Holm's
+    procedure rejects, which has the share 1 / contrasts of the error rate; later ones are seen sooner.
+    """
+    resources, num_seeds = ablation.resources, len(ablation.seeds)
+    is_measurable = resources.gpus_per_worker == 0 or torch.cuda.is_available()
+    device = torch.device("cuda" if resources.gpus_per_worker else "cpu")
+    recipes = {arm.name: ablation.experiment_of(arm, ablation.seeds[0]) for arm in ablation.arms}
+    kinds: dict[str, tuple[float, float]] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(resources.cpus_per_worker)
+    try:
+        for experiment in recipes.values() if is_measurable else ():
+            if (kind := _kind(experiment)) not in kinds:
+                kinds[kind] = measure(experiment, device)
+    finally:
+        torch.set_num_threads(threads)
+    seconds: dict[str, float | None] = dict.fromkeys(recipes)
+    train = sample = 0.0
+    for name, experiment in recipes.items():
+        if is_measurable:
+            per_image, per_sample = kinds[_kind(experiment)]
+            training = seconds[name] = per_image * experiment.training.num_images
+            train += num_seeds * training
+            judged = len(experiment.rungs) * experiment.evaluation.num_samples * NETWORKS
+            sample += num_seeds * judged * per_sample
+    alpha = ALPHA / len(ablation.layout.contrasts)
+    low, high = (resolvable_paired_gap(noise, num_seeds, CORRELATION, alpha=alpha) for noise in RETRAINING_NOISE)
+    return AblationPlan(
+        arm_seconds=seconds,
+        num_trainings=len(recipes) * num_seeds,
+        contrasts=tuple(one.name for one in ablation.layout.contrasts),
+        cost=cost_of(train, sample, resources, concurrent_here(resources)) if is_measurable else None,
+        gap=(low, high),
+        device=device_name(device, resources) if is_measurable else "no GPU here",
+        unit="GPU" if resources.gpus_per_worker else "worker",
+    )
+
+
+def _kind(experiment: Experiment) -> str:
+    """Arms of one kind cost the same; unlike in a search, mu may be all that sets two of them apart."""
+    return f"{kind_of(experiment)}, {spec(experiment.coupling)}"
