@@ -25,7 +25,15 @@ def test_every_trial_pauses_at_every_rung_and_has_an_end_when_the_study_has(run,
     events = read_events(tmp_path / LEDGER_NAME)
     assert all(event["reason"].endswith(", waits for promotion") for event in events if event.get("paused"))
     paused = [event["images"] for event in events if event.get("paused")]
-    reached = [event["images"] for event in events if event["event"] == "result" and event["images"] in (800, 1600)]
+    is_settling = (
+        promoting.engine().is_settling
+    )  # soon after a doubling of its levels a trial is not judged, and goes on
+    reached = [
+        event["images"]
+        for event in events
+        if event["event"] == "result" and event["images"] in (800, 1600)
+        if not is_settling(state.trials[event["trial"]], event["images"])
+    ]
     assert paused == reached
     for record in state.of_state("stopped"):
         assert re.fullmatch(rf"rank \d of \d at {record.images} images, was not promoted", record.reason)
