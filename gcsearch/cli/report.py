@@ -41,8 +41,8 @@ def report_command(study: str, output: Path | None, studies: str, *, as_json: bo
     outcome = open_results(study, fetched(studies, study))
     if outcome.state.ablation is not None:
         raise StudyError(
-            f"report: must be of a search, '{outcome.name}' is an ablation. Its tables are {outcome.directory}/verdicts.md "
-            f"and .tex; gcsearch show {outcome.name} prints them."
+            f"report: must be of a search, '{outcome.name}' is an ablation. Its tables are "
+            f"{outcome.directory}/verdicts.md and .tex; gcsearch show {outcome.name} prints them."
         )
     folder = output or Path("reports") / outcome.name
     if folder.exists() and not folder.is_dir():
