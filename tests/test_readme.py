@@ -15,6 +15,8 @@ from gcsearch.tuning.spec import load_study
 ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
+    "docs/ablations.md",
+    "docs/cluster.md",
     "docs/data.md",
     "docs/diagnostics.md",
     "docs/evaluation.md",
@@ -23,7 +25,9 @@ PAGES = [
     "docs/mlflow.md",
     "docs/own_components.md",
     "docs/report.md",
+    "docs/results.md",
     "docs/studies.md",
+    "docs/workers.md",
     "CONTRIBUTING.md",
 ]
 
