@@ -9,9 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 from ray import cloudpickle
@@ -83,6 +87,7 @@ class Execution:
         self.depot = depot
         self.folder = folder
         self.places = Places()
+        self.is_interrupted = False
         self.halted: str | None = None
         self._heard: dict[str, float] = {}
         self._ended: set[str] = set()
@@ -144,6 +149,29 @@ class Execution:
         self.halted = self.halted or reason
 
 
+@contextlib.contextmanager
+def interruptible(execution: Execution) -> Iterator[None]:
+    """Ctrl-C ends the trials even if the exception it raises is lost.
+
+    A KeyboardInterrupt that comes up inside one of Ray's callbacks from C is printed and forgotten there. So that there
+    was one is noted, and raised again where Tune asks us, several times a second.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        execution.is_interrupted = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class LedgerSearcher(Searcher):
     """Hands out the next trial when there is room for it.
 
@@ -202,7 +230,12 @@ class LedgerScheduler(FIFOScheduler):
         """The next trial that waits; ends the wait if there is no place for any, and trials that hang.
 
         Tune asks several times a second.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed, and Ray has lost it.
         """
+        if self.execution.is_interrupted:
+            raise KeyboardInterrupt
         chosen = super().choose_trial_to_run(tune_controller)
         unfinished = [trial for trial in tune_controller.get_trials() if not trial.is_finished()]
         for trial in unfinished:
@@ -296,7 +329,7 @@ def run_trials(
     try:
         with contextlib.nullcontext(b"") if root is None else open_folder(root) as folder:
             execution = Execution(trials, resources, concurrent, paths, modules, code, depot, folder)
-            tune.Tuner(
+            tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
                     num_samples=-1,
@@ -308,7 +341,9 @@ def run_trials(
                 run_config=tune.RunConfig(
                     name="tune", storage_path=str(scratch), verbose=0, checkpoint_config=tune.CheckpointConfig()
                 ),
-            ).fit()
+            )
+            with interruptible(execution):
+                tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if execution.halted is not None:

@@ -247,11 +247,10 @@ def test_a_finished_study_is_extended_and_what_it_has_stays(studies, whole):
     check_files(folder, extended)
 
 
-@pytest.mark.parametrize("count", [3, 8])
-def test_a_killed_study_goes_on_as_if_it_had_not_been_killed(studies, whole, count):
+def test_a_killed_study_goes_on_as_if_it_had_not_been_killed(studies, whole):
     folder = studies.folder("killed")
     process = studies.start(folder)
-    wait_for_events(folder, process, count)
+    wait_for_events(folder, process, 8)
     process.kill()
     process.wait(timeout=10)
     wait_for(lambda: not studies.working(), 30, lambda: f"Ray to be gone: {studies.working()}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -344,3 +346,13 @@ def test_a_single_training_that_is_interrupted_can_go_on(training, tmp_path):
     events = read_events(tmp_path / LEDGER_NAME)
     assert [event["event"] for event in events][-2:] == ["trial_ended", "study_interrupted"]
     assert StudyState(events).trials["0000"].state == "interrupted"
+
+
+def test_ctrl_c_that_a_callback_of_ray_loses_ends_the_trials_all_the_same(hooks):
+    _, scheduler = hooks
+    with execution.interruptible(scheduler.execution):
+        with contextlib.suppress(KeyboardInterrupt):  # as Ray does in callbacks from C
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.choose_trial_to_run(None)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
