@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,9 @@ VERSIONS: Final = (
 )
 """Packages whose versions decide about numbers."""
 
+COMMAND: Final = "GCSEARCH_COMMAND"
+"""Environment variable with the command that this process carries out for another machine."""
+
 
 def provenance(**seeds: int) -> dict[str, Any]:
     """Versions, machine, state of the code and command of this process.
@@ -40,9 +44,14 @@ def provenance(**seeds: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "hardware": hardware(),
         "git": git_state(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": typed_command(),
         "seeds": dict(seeds),
     }
+
+
+def typed_command() -> str:
+    """The command of this process as the user typed it: perhaps on another machine, which says so in `COMMAND`."""
+    return os.environ.get(COMMAND) or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def environment() -> list[str]:

@@ -14,6 +14,7 @@ from gcsearch.analysis.ablation import write_verdicts as write_files
 from gcsearch.analysis.results import StudyResults, open_results
 from gcsearch.analysis.wording import duration_text
 from gcsearch.cli.console import print_json, results, say
+from gcsearch.cli.outside import run_outside
 from gcsearch.cli.studies import fetched, mirrored
 from gcsearch.cli.study import print_place, run_tracked, store_uri
 from gcsearch.config.documents import dump_yaml
@@ -41,6 +42,7 @@ def ablate_command(
 ) -> int:
     """Run an ablation and print its verdicts. Exit code 1 if a training failed, 130 if interrupted."""
     from gcsearch.tuning.ablation import load_ablation
+    from gcsearch.tuning.cluster import is_outside
     from gcsearch.tuning.study import check_unchanged, run_ablation
 
     ablation = load_ablation(path, experiment=experiment, name=name, assignments=assignments, imports=imports)
@@ -55,6 +57,11 @@ def ablate_command(
                 f"# {len(ablation.arms)} arms on {len(ablation.seeds)} seeds: {count} trainings.", markup=False
             )
         return 0
+    if is_outside(address):
+        options = ["--until-decided"] if is_sequential else []
+        return run_outside(
+            "ablate", path, ablation, options, address=address, tracking=tracking, studies=studies, as_json=as_json
+        )
     ablation.prepare()
     with mirrored(studies, ablation.name) as (folder, mirrors):
         check_unchanged(ablation, folder / ablation.name)

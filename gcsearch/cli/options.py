@@ -15,7 +15,10 @@ Import = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Address = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it
-    typer.Option("--address", help="Ray cluster of this machine: auto or HOST:PORT. Default: a Ray of its own."),
+    typer.Option(
+        "--address",
+        help="Ray cluster: auto or HOST:PORT on a node of it, ray://HOST:PORT from outside. Default: a Ray of its own.",
+    ),
 ]
 Tracking = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it

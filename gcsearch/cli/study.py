@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +15,7 @@ from gcsearch.analysis.results import StudyResults, all_results, open_results, w
 from gcsearch.analysis.wording import verdict_text
 from gcsearch.cli.console import print_json, progress, results, say
 from gcsearch.cli.live import LiveView
+from gcsearch.cli.outside import run_outside
 from gcsearch.cli.studies import fetched, local_folder, mirrored
 from gcsearch.cli.tables import (
     costs,
@@ -28,6 +28,7 @@ from gcsearch.cli.tables import (
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import ConfigError, StudyError, TrackingError
 from gcsearch.ledger import LEDGER_NAME, read_events
+from gcsearch.provenance import typed_command
 from gcsearch.storage import is_uri
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def run_command(
     as_json: bool,
 ) -> int:
     """Run a study and say what came out. Exit code 1 if a trial failed, 130 if interrupted."""
+    from gcsearch.tuning.cluster import is_outside
     from gcsearch.tuning.spec import load_study
     from gcsearch.tuning.study import check_unchanged, run_study
 
@@ -72,6 +74,12 @@ def run_command(
             rungs = ", ".join(f"{rung:,}" for rung in study.stopping.rungs(study.experiment.training.num_images))
             results.print(f"# Stopping is decided at {rungs or 'no'} images. Nothing was started.", markup=False)
         return 0
+
+    if is_outside(address):
+        options = [] if trials is None else ["--trials", str(trials)]
+        return run_outside(
+            "run", space, study, options, address=address, tracking=tracking, studies=studies, as_json=as_json
+        )
 
     study.prepare()
     with mirrored(studies, study.name) as (folder, mirrors):
@@ -135,8 +143,7 @@ def print_place(outcome: StudyResults, studies: str, *, is_interrupted: bool, tr
     place = f"{studies.rstrip('/')}/{outcome.name}" if is_uri(studies) else outcome.directory
     progress.print(f"Saved: {place}/ (ledger, tables, checkpoints, samples); MLflow: {tracking}", soft_wrap=True)
     if is_interrupted:
-        command = shlex.join(["gcsearch", *sys.argv[1:]])
-        progress.print(f"Interrupted. Nothing is lost; to resume:  [bold]{command}[/bold]", soft_wrap=True)
+        progress.print(f"Interrupted. Nothing is lost; to resume:  [bold]{typed_command()}[/bold]", soft_wrap=True)
         return
     where = "" if studies == "studies" else f" --studies {shlex.quote(studies)}"
     export, ui = f"gcsearch export {outcome.name}{where}", f"gcsearch ui{where}"

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from gcsearch.errors import ConfigError
 
@@ -86,17 +86,22 @@ def ray_cluster(address: str | None) -> Iterator[Nodes]:
             os.environ["RAY_ADDRESS"] = before
 
 
+def is_outside(address: str | None) -> TypeGuard[str]:
+    """Whether an address is one of Ray Client: this machine is not a node of the cluster."""
+    return address is not None and address.startswith("ray://")
+
+
 def check_address(address: str | None) -> None:
     """Refuse an address that cannot work.
 
     Raises:
-        ConfigError: It is one of Ray Client, through which Tune's controller cannot run beside our ledger.
+        ConfigError: It is one of Ray Client, through which Tune's controller cannot run beside our ledger, or of
+            another kind that Ray does not know.
     """
     if address is not None and "://" in address:
         raise ConfigError(
-            f"--address must be auto, or host:port of the head, and given on a node of the cluster, got {address}. Ray "
-            "Tune would run elsewhere than the study's ledger. From another machine: `ray job submit --address "
-            "http://HEAD:8265 --working-dir . -- gcsearch run SPACE.yaml --address auto --studies SHARED_FOLDER`."
+            f"--address must be auto, or host:port of the head, and given on a node of the cluster, got {address}. "
+            "Only `gcsearch run` and `gcsearch ablate` take ray://HOST:PORT, from a machine outside."
         )
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +91,12 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
+def has_result(process: subprocess.Popen[str], ledger: Path) -> bool:
+    """Whether the study that a process runs has a first result."""
+    assert process.poll() is None, process.communicate()[0]
+    return ledger.exists() and any(event["event"] == "result" for event in read_events(ledger))
+
+
 def own_processes(hosts, name: str) -> list[str]:
     """Processes of trials on a machine: those that Ray has not kept for later."""
     words = ("RayTrainWorker", "TrainController", "ImplicitFunc", "gcsearch run")
@@ -142,18 +151,43 @@ def test_a_job_runs_trials_on_machines_that_do_not_see_its_folder(hosts):
     assert "Traceback" not in output
 
 
+def test_a_machine_outside_runs_a_study_through_ray_client_and_interrupts_it(hosts):
+    write_study(hosts.shared, "outside", images=20_480, trials=2, workers=1)
+    inside, folder = hosts.own("head")
+    address = f"ray://{hosts.address('head')}:10001"
+    command = ["gcsearch", "run", "outside.yaml", "--address", address, "--studies", f"{inside}/studies"]
+    ledger = folder / "studies" / "outside" / LEDGER_NAME
+
+    process = hosts.start("two", *command)
+    wait_until(lambda: has_result(process, ledger), 240)
+    [client] = [number for number, line in hosts.processes("two").items() if "gcsearch run" in line]
+    os.kill(client, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert f"to resume:  {' '.join(command)}" in " ".join(output.split())
+    events = read_events(ledger)
+    assert events[-1]["event"] == "tracked" or events[-1]["event"] == "study_interrupted"
+    assert events[0]["provenance"]["command"] == " ".join(command)
+
+    output = hosts.run("two", *command, "--json", timeout=240)
+    assert json.loads(output[output.index("{") :])["counts"] == {"completed": 2}
+    study = folder / "studies" / "outside"
+    state = StudyState(read_events(ledger))
+    assert state.ended
+    check_files(study, state)
+    assert not (hosts.own("two")[1] / "studies").exists()
+
+    output = hosts.run("two", *command[:-1], "studies", code=2)
+    assert "--studies: must be a full path on the cluster's head" in output
+
+
 def test_a_study_survives_the_loss_of_a_machine(hosts):
     write_study(hosts.shared, "lost", images=10_240, trials=2, workers=2)
     inside, folder = hosts.own("head")
     study = folder / "studies" / "lost"
     ledger = study / LEDGER_NAME
     process = hosts.start("head", "gcsearch", "run", "lost.yaml", "--address", "auto", "--studies", f"{inside}/studies")
-
-    def has_result() -> bool:
-        assert process.poll() is None, process.communicate()[0]
-        return ledger.exists() and any(event["event"] == "result" for event in read_events(ledger))
-
-    wait_until(has_result, 240)
+    wait_until(lambda: has_result(process, ledger), 240)
     places = {name: [line for line in own_processes(hosts, name) if "RayTrainWorker" in line] for name in hosts.names}
     assert sorted(map(len, places.values())) == [0, 1, 1], "the workers are on two machines"
     away = [name for name in ("one", "two") if places[name]]
