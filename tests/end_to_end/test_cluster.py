@@ -159,12 +159,12 @@ def test_a_machine_outside_runs_a_study_through_ray_client_and_interrupts_it(hos
     ledger = folder / "studies" / "outside" / LEDGER_NAME
 
     process = hosts.start("two", *command)
-    wait_until(lambda: has_result(process, ledger), 240)
+    wait_until(lambda: has_result(process, ledger), 480)
     [client] = [number for number, line in hosts.processes("two").items() if "gcsearch run" in line]
     os.kill(client, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert f"to resume:  {' '.join(command)}" in " ".join(output.split())
+    assert f"to resume:  {' '.join(command)}\n" in output
     events = read_events(ledger)
     assert events[-1]["event"] == "tracked" or events[-1]["event"] == "study_interrupted"
     assert events[0]["provenance"]["command"] == " ".join(command)
