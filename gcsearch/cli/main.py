@@ -136,6 +136,9 @@ def export(
         Optional[str],  # noqa: UP045 - typer reads it
         typer.Option("--register", metavar="NAME[@ALIAS]", help="Register it as a model in MLflow, too."),
     ] = None,
+    diffusers: Annotated[
+        bool, typer.Option("--diffusers", help="Write a folder that diffusers reads, too; networks of name unet only.")
+    ] = False,
     tracking: Tracking = None,
     studies: Studies = "studies",
     json: Json = False,
@@ -143,12 +146,15 @@ def export(
     """Write the best recipe, its weights, samples, model card and provenance.
 
     With `--register digits@champion`, any program gets it by `mlflow.pyfunc.load_model("models:/digits@champion")`.
+    With `--diffusers`, the folder `diffusers` in it is a ConsistencyModelPipeline that draws the same images.
 
     Example: `gcsearch export mu_schedule --output best_digits`
     """
     from gcsearch.cli.study import export_command
 
-    export_command(study, trial, output, studies, register=register, tracking=tracking, as_json=json)
+    export_command(
+        study, trial, output, studies, register=register, diffusers=diffusers, tracking=tracking, as_json=json
+    )
 
 
 app.command()(report)

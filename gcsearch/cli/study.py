@@ -211,10 +211,11 @@ def export_command(
     studies: str,
     *,
     register: str | None,
+    diffusers: bool,
     tracking: str | None,
     as_json: bool,
 ) -> None:
-    """Export the winner or one trial; register it if asked to."""
+    """Export the winner or one trial; register it, and write it for diffusers, if asked to."""
     from gcsearch.export import export_trial
     from gcsearch.export.registering import register_export
     from gcsearch.export.wording import score_text
@@ -226,7 +227,7 @@ def export_command(
     studies_folder = fetched(studies, study, checkpoints=True)
     outcome = open_results(study, studies_folder)
     folder = output or Path("exports") / outcome.name
-    record = export_trial(outcome, folder, trial)
+    record = export_trial(outcome, folder, trial, diffusers=diffusers)
     uri, version = store_uri(tracking, studies_folder), None
     if model is not None:
         with progress.status("Registering…") if progress.is_terminal else nullcontext():

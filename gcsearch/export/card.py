@@ -10,7 +10,9 @@ from gcsearch.ledger import TrialRecord
 from gcsearch.metrics.identity import ScoreIdentity
 
 
-def model_card(results: StudyResults, record: TrialRecord, experiment: Experiment, num_parameters: int) -> str:
+def model_card(
+    results: StudyResults, record: TrialRecord, experiment: Experiment, num_parameters: int, *, diffusers: bool = False
+) -> str:
     """Text of ``MODEL_CARD.md``.
 
     Args:
@@ -18,6 +20,7 @@ def model_card(results: StudyResults, record: TrialRecord, experiment: Experimen
         record: The trial whose weights are exported.
         experiment: Its recipe.
         num_parameters: Of its network.
+        diffusers: Whether the export holds a folder for diffusers.
     """
     is_image = len(experiment.data.event_shape) == 3
     task = "pipeline_tag: unconditional-image-generation" if is_image else "tags: [points]"
@@ -60,7 +63,8 @@ The complete recipe is `best.yaml`; `gcsearch train best.yaml` trains it again, 
 - `gcsearch sample . --num 64` draws {drawn}; `--steps 2` spends two network evaluations on each
   sample. In Python: `gcsearch.load(".").sample(64, steps=2, seed=0)`.{_modules(experiment)}
 - `gcsearch evaluate . --metrics fid,kid` scores it again, with intervals over the draws.
-- Weights: `model.safetensors`, averaged over training (EMA). `config.json` holds the configuration for other programs.
+- Weights: `model.safetensors`, averaged over training (EMA). `config.json` holds the configuration for other
+  programs.{_pipeline(diffusers)}
 
 Intended for research on training recipes of consistency models.
 
@@ -119,6 +123,15 @@ def _modules(experiment: Experiment) -> str:
         return ""
     names = ", ".join(f"`{name}`" for name in experiment.imports)
     return f"\n- The recipe has components of its own: put {names} beside `best.yaml`, or install them."
+
+
+def _pipeline(diffusers: bool) -> str:
+    if not diffusers:
+        return ""
+    return (
+        '\n- With diffusers: `ConsistencyModelPipeline.from_pretrained("diffusers")` draws the same images from the\n'
+        "  same latents."
+    )
 
 
 def _data_terms(experiment: Experiment) -> str:

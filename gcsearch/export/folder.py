@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,8 @@ from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError
 from gcsearch.export.card import model_card
 from gcsearch.export.model import RECIPE, WEIGHTS, load_model
+from gcsearch.export.pipeline import FOLDER as PIPELINE
+from gcsearch.export.pipeline import check_pipeline, write_pipeline
 from gcsearch.export.wording import mean_text, replicates_of, score_text
 from gcsearch.files import replacing, write_text
 from gcsearch.ledger import TrialRecord
@@ -31,25 +34,31 @@ PROVENANCE: Final = "provenance.json"
 GRID_SAMPLES: Final = 64
 
 
-def export_trial(results: StudyResults, output: Path, trial: str | None = None) -> TrialRecord:
+def export_trial(
+    results: StudyResults, output: Path, trial: str | None = None, *, diffusers: bool = False
+) -> TrialRecord:
     """Write the best trial, or the one asked for, to the folder `output`.
 
     Args:
         results: The study.
         output: Folder, created if missing; files of an earlier export are replaced.
         trial: Number of the trial; None takes the winner.
+        diffusers: Whether to write the folder ``diffusers`` too: see `gcsearch.export.pipeline`.
 
     Returns:
         The trial's record.
 
     Raises:
         StudyError: There is no such trial, or none has completed.
+        ConfigError: The recipe has no exact counterpart in diffusers, or that library is not installed.
     """
     record = _choose(results, trial)
+    experiment = Experiment.from_dict(record.config, source=f"trial {record.trial}")
+    if diffusers:
+        check_pipeline(experiment)
     use_best = results.state.study["objective"]["use"] == "best"
     folder = results.directory / ("" if record.kind == "training" else f"trials/{record.trial}")
     checkpoint = load_checkpoint(folder / "checkpoints" / ("best.pt" if use_best else "latest.pt"))
-    experiment = Experiment.from_dict(record.config, source=f"trial {record.trial}")
 
     weights = {name: tensor.clone().contiguous() for name, tensor in checkpoint.average.items()}
     num_parameters = sum(tensor.numel() for tensor in weights.values())
@@ -63,9 +72,12 @@ def export_trial(results: StudyResults, output: Path, trial: str | None = None) 
         write_png(output / SAMPLES, model.draw(GRID_SAMPLES, seed=evaluation.seed, sampler=evaluation.sampler))
     else:
         (output / SAMPLES).unlink(missing_ok=True)  # of an earlier export
+    shutil.rmtree(output / PIPELINE, ignore_errors=True)  # of an earlier export
+    if diffusers:
+        write_pipeline(model, output / PIPELINE)
     write_text(output / CONFIG, json.dumps(_config(experiment, num_parameters), indent=2) + "\n")
     write_text(output / PROVENANCE, json.dumps(_provenance(results, record), indent=2) + "\n")
-    write_text(output / CARD, model_card(results, record, experiment, num_parameters))
+    write_text(output / CARD, model_card(results, record, experiment, num_parameters, diffusers=diffusers))
     return record
 
 
