@@ -95,6 +95,9 @@ def trial_update(events: Iterable[Event], study: Event) -> RunUpdate:
             ]
             for identity in event.get("identities", {}).values():
                 update.data = ScoreIdentity.parse(identity).data
+        elif event["event"] == "usage":
+            step = kimg(event["images"])
+            update.metrics += [(key, float(value), time, step) for key, value in event["metrics"].items()]
         elif event["event"] == "samples":
             update.images.append((kimg(event["images"]), time, event["path"]))
         elif event["event"] == "trial_ended":

@@ -93,6 +93,10 @@ class TrainingRecord:
         """Write that there is a sample grid."""
         self.write("samples", trial=TRIAL, images=images, path=path.relative_to(self.directory).as_posix())
 
+    def usage(self, images: int, metrics: dict[str, float]) -> None:
+        """Write how busy the machine was."""
+        self.write("usage", trial=TRIAL, images=images, metrics=metrics)
+
     def end(self, state: str, reason: str | None) -> None:
         """Write how the training ended. One that was asked to stop is not over: the same call goes on."""
         is_interrupted = state in ("stopped", "interrupted")
@@ -142,6 +146,7 @@ def run_training(
             should_stop=should_stop,
             progress=lambda images, speed: on_progress(TRIAL, images, speed),
             on_samples=record.samples,
+            on_usage=record.usage,
             reported_images=record.reported_images,
         )
         trainer.check_checkpoint()

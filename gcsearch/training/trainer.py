@@ -20,9 +20,13 @@ from gcsearch.training.checkpoint import Checkpoint, copy_checkpoint, load_own_c
 from gcsearch.training.distributed import Group, check_same_weights
 from gcsearch.training.judge import Judge
 from gcsearch.training.step import Learner
+from gcsearch.training.usage import Usage
 
 COUNTERS = ("train_seconds", "evaluation_seconds", "forward_units", "loss_sum", "grad_norm_sum", "window_steps")
 """Running numbers of a training; the last three cover the steps since the last result."""
+
+TELLS_PER_USAGE = 30
+"""Between two rungs, the machine's usage is summed up with every so many progress reports: about once a minute."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ class Trainer:
         should_stop: Asked before every step; True ends the training as ``stopped``.
         progress: Receives images seen and images per second every few seconds.
         on_samples: Receives images seen and the path of each sample grid.
+        on_usage: Receives images seen and how busy the machine was (`gcsearch.training.usage`), before the result of
+            each rung and about once a minute, but not more often than once a second.
         on_checkpoint: Receives the path of each checkpoint that was written; in the first process only.
         reported_images: Images of the last result that the caller already has.
         checkpoint_seconds: Longest time between two checkpoints.
@@ -88,6 +94,7 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, float], None] = lambda *_: None,
         on_samples: Callable[[int, Path], None] = lambda *_: None,
+        on_usage: Callable[[int, dict[str, float]], None] = lambda *_: None,
         on_checkpoint: Callable[[Path], None] = lambda _: None,
         reported_images: int = 0,
         checkpoint_seconds: float = 120.0,
@@ -101,6 +108,7 @@ class Trainer:
         self.should_stop = should_stop
         self.progress = progress
         self.on_samples = on_samples
+        self.on_usage = on_usage
         self.on_checkpoint = on_checkpoint
         self.reported_images = reported_images
         self.checkpoint_seconds = checkpoint_seconds
@@ -116,7 +124,8 @@ class Trainer:
         self.results: list[Result] = []
         self.counters = dict.fromkeys(COUNTERS, 0.0)
         self._saved_at = self._told_at = time.monotonic()
-        self._told_step = 0
+        self._told_step = self._num_told = 0
+        self.usage = Usage(self.device)
 
     def fit(self) -> Outcome:
         """Train to the horizon, or until stopped or diverged."""
@@ -126,6 +135,7 @@ class Trainer:
                 if self.is_due():
                     self.evaluate()
                     self.save()
+                    self._tell_usage(self.results[-1].images)
                     self.report(self.results[-1])
                 elif time.monotonic() - self._saved_at > self.checkpoint_seconds:
                     self.save()
@@ -175,8 +185,17 @@ class Trainer:
     def _tell_progress(self) -> None:
         elapsed = time.monotonic() - self._told_at
         batch_size = self.experiment.training.batch_size
+        self._num_told += 1
+        if self._num_told % TELLS_PER_USAGE == 0:
+            self._tell_usage(self.step * batch_size)
+        else:
+            self.usage.sample()
         self.progress(self.step * batch_size, (self.step - self._told_step) * batch_size / elapsed)
         self._told_at, self._told_step = time.monotonic(), self.step
+
+    def _tell_usage(self, images: int) -> None:
+        if usage := self.usage.take():
+            self.on_usage(images, usage)
 
     def evaluate(self) -> None:
         """Score the current weights at the rung that is due and remember the result.

@@ -109,6 +109,9 @@ class Driver(ABC):
         """Record what a trial reported; True if it must stop now."""
         if trial not in self.active:
             return True
+        if "usage" in report:
+            images, metrics = report["usage"]
+            self.write("usage", trial=trial, images=images, metrics=metrics)
         if "progress" in report:
             images, speed = report["progress"]
             for observer in self.observers:

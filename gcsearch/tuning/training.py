@@ -50,6 +50,8 @@ class OneTraining:
         return self.record.directory
 
     def on_report(self, trial: str, report: dict[str, Any]) -> bool:
+        if "usage" in report:
+            self.record.usage(*report["usage"])
         if "progress" in report:
             self.on_progress(trial, *report["progress"])
         elif "samples" in report:

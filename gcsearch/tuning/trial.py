@@ -4,9 +4,9 @@ A trial of one process trains in the process that Tune gives it. A trial of seve
 Tune's process only passes their messages on. The trainer is the same and knows nothing of Ray.
 
 A message is one of ``{"samples": [images, path]}``, ``{"progress": [images, images_per_second]}``, ``{"result": ...}``
-at a rung, and at last ``{"outcome": {"state": ..., "reason": ...}}``. A trial of several processes also says where it
-is: ``{"placed": id}`` with its placement group, or ``{"unplaced": workers}`` if it got none. ``{"halted": reason}`` is
-for what no trial can get past: a full disk.
+at a rung, and at last ``{"outcome": {"state": ..., "reason": ...}}``. Progress and result may bring ``"usage": [images,
+metrics]`` with them. A trial of several processes also says where it is: ``{"placed": id}`` with its placement group, or
+``{"unplaced": workers}`` if it got none. ``{"halted": reason}`` is for what no trial can get past: a full disk.
 """
 
 from __future__ import annotations
@@ -69,11 +69,20 @@ def _train(config: dict[str, Any], send: Callable[..., None], device: Any, group
     experiment = Experiment.from_dict(config["experiment"], source=f"trial {config['trial']}")
     supply(unpack(config["files"], experiment, ray.get))
 
+    usage: dict[str, Any] = {}
+
+    def on_usage(images: int, metrics: dict[str, float]) -> None:
+        usage["usage"] = [images, metrics]  # goes with the next message: each costs a round trip
+
+    def send_with_usage(**message: Any) -> None:
+        send(**message, **usage)
+        usage.clear()
+
     def report(result: Result) -> None:
-        send(result=dataclasses.asdict(result))
+        send_with_usage(result=dataclasses.asdict(result))
 
     def progress(images: int, images_per_second: float) -> None:
-        send(progress=[images, images_per_second])
+        send_with_usage(progress=[images, images_per_second])
 
     # Only the first process reads and writes files; the others need a name.
     folder = config["folder"] if group.is_first else b""
@@ -92,6 +101,7 @@ def _train(config: dict[str, Any], send: Callable[..., None], device: Any, group
             report=report,
             progress=progress,
             on_samples=on_samples,
+            on_usage=on_usage,
             on_checkpoint=workspace.publish,
             reported_images=config["reported_images"],
             group=group,
