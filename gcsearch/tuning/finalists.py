@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Final as Constant
 
 from gcsearch.config import Experiment
 from gcsearch.errors import StudyError
 from gcsearch.ledger import StudyState, TrialRecord
 from gcsearch.tuning.settings import FINALIST_SAMPLES, Finalists, Objective
+
+CURVE_POINTS: Constant = 8
+"""Evaluations of a finalist, at most: enough for a curve, and few, since each draws five times a trial's samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,8 @@ def plan(chosen: list[str], settings: Finalists) -> Iterator[Final]:
 def experiment_of(record: TrialRecord, seed: int, settings: Finalists, objective: Objective) -> Experiment:
     """The experiment of a finalist.
 
-    It is judged once, at the end, unless the best score of a training counts: judging changes no training.
+    It is judged at rungs of the search, so that curves have a band over seeds; what counts is the end, unless the best
+    score of a training does. Judging changes no training.
 
     Args:
         record: The trial of the search.
@@ -55,18 +61,26 @@ def experiment_of(record: TrialRecord, seed: int, settings: Finalists, objective
         objective: The study's.
     """
     experiment = Experiment.from_dict(record.config, source=f"trial {record.trial}")
-    evaluation = experiment.evaluation
-    every = experiment.training.num_images if objective.use == "last" else evaluation.every_images
     return replace(
         experiment,
         seed=seed,
-        evaluation=replace(evaluation, num_samples=num_samples(experiment, settings), every_images=every),
+        evaluation=replace(
+            experiment.evaluation,
+            num_samples=num_samples(experiment, settings),
+            every_images=every_images(experiment, objective),
+        ),
     )
 
 
 def num_samples(experiment: Experiment, settings: Finalists) -> int:
     """Generated samples per evaluation of a finalist."""
     return settings.num_samples or max(FINALIST_SAMPLES, experiment.evaluation.num_samples)
+
+
+def every_images(experiment: Experiment, objective: Objective) -> int:
+    """Images between evaluations of a finalist: as in the search if the best one counts, else every k-th of those."""
+    every = experiment.evaluation.every_images
+    return every * (1 if objective.use == "best" else math.ceil(len(experiment.rungs) / CURVE_POINTS))
 
 
 def check_unchanged(state: StudyState, experiment: Experiment, settings: Finalists) -> None:

@@ -20,7 +20,7 @@ from gcsearch.registry import spec
 from gcsearch.science.randomness import draw_step
 from gcsearch.statistics import RETRAINING_NOISE, resolvable_gap
 from gcsearch.training.step import Learner
-from gcsearch.tuning.finalists import num_samples
+from gcsearch.tuning.finalists import every_images, num_samples
 from gcsearch.tuning.replay import METRIC, Simulation
 from gcsearch.tuning.samplers import RandomChooser
 from gcsearch.tuning.samplers.plain import GridSampler, RandomSampler
@@ -168,8 +168,8 @@ def make_plan(study: StudySpec) -> Plan:
         search = cost_of(counts.images * train, counts.evaluations * evaluated * sample, resources, concurrent)
         if study.finalists is not None:
             judged = num_samples(study.experiment, study.finalists) * NETWORKS
-            judged *= 1 if study.objective.use == "last" else len(study.experiment.rungs)
             images = study.experiment.training.num_images
+            judged *= math.ceil(images / every_images(study.experiment, study.objective))
             finalists = cost_of(num_finalists * images * train, num_finalists * judged * sample, resources, concurrent)
     gap = None
     if study.finalists is not None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from gcsearch.config import Experiment
 from gcsearch.errors import ConfigError
 from gcsearch.ledger import ENDED, LedgerWriter, StudyState, TrialRecord
 from gcsearch.selection import select
@@ -122,8 +123,12 @@ class SearchDriver(Driver):
             self._has_finalists = True
             chosen = finalists.candidates(self.state, settings, objective)
             self.write("finalists_started", candidates=chosen, seeds=list(settings.seeds))
-        record = self.state.trials[final.candidate]
-        experiment = finalists.experiment_of(record, final.seed, settings, objective)
+        record, begun = self.state.trials[final.candidate], self.state.trials.get(final.trial)
+        experiment = (
+            finalists.experiment_of(record, final.seed, settings, objective)
+            if begun is None
+            else Experiment.from_dict(begun.config, source=f"trial {final.trial}")
+        )
         return self.write_start(
             final.trial, experiment, kind="finalist", candidate=final.candidate, params=record.params
         )

@@ -5,8 +5,8 @@ Tune's process only passes their messages on. The trainer is the same and knows 
 
 A message is one of ``{"samples": [images, path]}``, ``{"progress": [images, images_per_second]}``, ``{"result": ...}``
 at a rung, and at last ``{"outcome": {"state": ..., "reason": ...}}``. Progress and result may bring ``"usage": [images,
-metrics]`` with them. A trial of several processes also says where it is: ``{"placed": id}`` with its placement group, or
-``{"unplaced": workers}`` if it got none. ``{"halted": reason}`` is for what no trial can get past: a full disk.
+metrics]`` with them. A trial of several processes also says where it is: ``{"placed": id}`` with its placement group,
+or ``{"unplaced": workers}`` if it got none. ``{"halted": reason}`` is for what no trial can get past: a full disk.
 """
 
 from __future__ import annotations

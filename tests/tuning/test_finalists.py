@@ -7,8 +7,9 @@ import json
 import pytest
 
 from gcsearch.errors import ConfigError, StudyError
-from gcsearch.ledger import ENDED, LEDGER_NAME, LedgerWriter, StudyState, read_events
+from gcsearch.ledger import ENDED, LEDGER_NAME, LedgerWriter, StudyState, TrialRecord, read_events
 from gcsearch.selection import select
+from gcsearch.tuning import finalists
 from gcsearch.tuning.search_driver import SearchDriver
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -34,10 +35,8 @@ def test_the_best_full_length_recipes_are_trained_again_on_every_seed(final, run
         searched = state.trials[record.candidate]
         assert trial == f"{searched.trial}-s{record.seed}"
         assert record.params == searched.params
-        assert record.config["evaluation"] == searched.config["evaluation"] | {
-            "num_samples": 10_000,
-            "every_images": 3200,
-        }
+        assert record.config["evaluation"] == searched.config["evaluation"] | {"num_samples": 10_000}
+        assert [result.images for result in record.results] == [800, 1600, 2400, 3200]
         assert {key for key in record.config if record.config[key] != searched.config[key]} == {"seed", "evaluation"}
         assert len({found[f"{record.candidate}-s{seed}"].recipe for seed in (1, 2, 5)}) == 1
         assert (tmp_path / "trials" / trial / "config.yaml").exists()
@@ -73,7 +72,7 @@ def test_killed_at_any_event_it_is_the_study_that_was_never_killed(
     whole, winner = outcome(state), select(state).to_dict()
     lines = lines_of(tmp_path / "whole")
     begin = next(number for number, line in enumerate(lines) if b"finalists_started" in line)
-    for count in range(begin - 4, len(lines) + 1, 3):
+    for count in range(begin - 4, len(lines) + 1, 5):
         directory = tmp_path / f"killed-{count}"
         directory.mkdir()
         (directory / LEDGER_NAME).write_bytes(b"".join(lines[:count]))
@@ -84,6 +83,45 @@ def test_killed_at_any_event_it_is_the_study_that_was_never_killed(
         assert select(resumed).to_dict() == winner
         assert read_events(directory / LEDGER_NAME)[-1]["finalists"] == winner
         check_ledger(directory)
+
+
+@pytest.mark.parametrize(("every", "rungs"), [(800, 4), (400, 8), (300, 6), (100, 8), (90, 8)])
+@pytest.mark.parametrize("use", ["last", "best"])
+def test_a_finalist_is_judged_at_few_rungs_of_the_search_unless_the_best_counts(load, every, rungs, use):
+    objective = {"metric": "fid", "goal": "minimize", "use": use}
+    stopping = {"name": "none"}
+    study = load(
+        objective=objective, stopping=stopping, finalists=FINALISTS, assignments=[f"evaluation.every_images={every}"]
+    )
+    searched = study.experiment_of({"coupling.mu": 0.5, "timesteps": "fixed", "timesteps.num_levels": 10})
+    record = TrialRecord(trial="0000", config=searched.to_dict())
+    final = finalists.experiment_of(record, 1, study.finalists, study.objective)
+    assert set(final.rungs) <= set(searched.rungs)
+    assert final.rungs[-1] == 3200
+    assert final.rungs == searched.rungs if use == "best" else len(final.rungs) == rungs
+
+
+def test_what_was_begun_with_one_evaluation_at_the_end_goes_on_so_and_the_winner_is_the_same(
+    final, run, outcome, monkeypatch, lines_of, tmp_path
+):
+    """As studies were before finalists were judged at rungs: their checkpoints must still fit."""
+    whole = run(final, tmp_path / "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(finalists, "CURVE_POINTS", 1)
+        run(final, tmp_path / "old")
+    lines = lines_of(tmp_path / "old")
+    begun = [number for number, line in enumerate(lines) if b"trial_started" in line and b"-s" in line]
+    directory = tmp_path / "resumed"
+    directory.mkdir()
+    (directory / LEDGER_NAME).write_bytes(b"".join(lines[: begun[1] + 1]))  # one has ended, one has begun
+    resumed = finalists_of(run(final, directory))
+    counts = [len(record.results) for record in resumed.values()]
+    assert counts[:2] == [1, 1]
+    assert set(counts[2:]) == {4}
+    first, second = list(resumed.values())[:2]
+    assert second.fingerprint == json.loads(lines[begun[1]])["fingerprint"]
+    assert first.fingerprint != finalists_of(whole)[first.trial].fingerprint
+    assert select(StudyState(read_events(directory / LEDGER_NAME))).winner.candidate == select(whole).winner.candidate
 
 
 def test_several_at_a_time_wait_for_the_search_to_end(final, run, check_ledger, tmp_path):

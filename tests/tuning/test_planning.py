@@ -51,7 +51,7 @@ def test_costs_add_up_and_workers_share_them(load, monkeypatch):
     assert plan.search.device_hours == pytest.approx(seconds / 3600)
     assert plan.search.wall_hours == pytest.approx(seconds / 3600 / 3)
     assert plan.num_finalists == 6
-    assert plan.finalists.device_hours == pytest.approx(6 * (3200 * 0.5 + 2 * 1000 * 0.01) / 3600)
+    assert plan.finalists.device_hours == pytest.approx(6 * (3200 * 0.5 + 4 * 2 * 1000 * 0.01) / 3600)
     assert plan.gap == (pytest.approx(resolvable_gap(0.01, 3)), pytest.approx(resolvable_gap(0.02, 3)))
     assert sum(step.share for step in plan.steps) == pytest.approx(1.0)
     wide = make_plan(load(stopping="none", resources=resources | {"workers": 2}))
