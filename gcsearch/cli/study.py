@@ -32,6 +32,7 @@ from gcsearch.provenance import typed_command
 from gcsearch.storage import is_uri
 
 if TYPE_CHECKING:
+    from gcsearch.tracking import MLflowTracker
     from gcsearch.tuning.driver import Observer
 
 MAX_ROWS = 12
@@ -111,19 +112,36 @@ def run_tracked(
     directory.mkdir(parents=True, exist_ok=True)
     with progress.status("Opening the MLflow store…") if progress.is_terminal else nullcontext():
         tracker = MLflowTracker(uri, directory, name)
-    code = 0
+    code, is_over = 0, False
     try:
         with LiveView(progress, num_trials) as view:
             run([view, tracker])
+        is_over = True
     except KeyboardInterrupt:
         code = 130
     finally:
         if (directory / LEDGER_NAME).exists():
             write_tables(directory)
+        if is_over:
+            attach_report(tracker, open_results(directory))
         with progress.status("Writing the rest to MLflow…") if progress.is_terminal else nullcontext():
             tracker.close(timeout_s=5.0 if code == 130 else 30.0)
     record_runs(directory, tracker.run_ids)
     return code
+
+
+def attach_report(tracker: MLflowTracker, outcome: StudyResults) -> None:
+    """Put the report of a search on its run in MLflow. Without one, the study is over, or synced, all the same."""
+    if outcome.state.ablation is not None or not any(record.results for record in outcome.searched()):
+        return
+    from gcsearch.analysis.report import report_files
+    from gcsearch.tuning.importance import PedAnova
+
+    with progress.status("Drawing the report…") if progress.is_terminal else nullcontext():
+        try:
+            tracker.attach(report_files(outcome, PedAnova))
+        except Exception as error:
+            progress.print(f"MLflow goes without the report: {error}", style="yellow", markup=False)
 
 
 def _print_end(outcome: StudyResults, studies: str, *, is_interrupted: bool, tracking: str) -> None:
@@ -260,8 +278,9 @@ def sync_command(study: str, tracking: str | None, studies: str) -> int:
     events = read_events(outcome.directory / LEDGER_NAME)
     for event in events:
         tracker.on_event(event)
-    left = tracker.close(timeout_s=600.0)
-    results.print(f"{len(events) - left} of {len(events)} events of {outcome.name} are in {uri}.")
+    attach_report(tracker, outcome)
+    left, count = tracker.close(timeout_s=600.0), tracker.num_received
+    results.print(f"{count - left} of {count} events and figures of {outcome.name} are in {uri}.")
     return 1 if left else 0
 
 

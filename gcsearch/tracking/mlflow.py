@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,12 +68,13 @@ class MLflowTracker(Tracker):
                     f"tracking: '{uri}' must be a usable MLflow store, got: {_first_line(error)}. Repair or move the "
                     "file, or choose another --tracking; the ledger can be written again with `gcsearch sync`."
                 ) from error
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._pending: dict[str, list[Numbered]] = {}
         self._counts: dict[str, int] = {}
         self._state = StudyState()
         self._runs: dict[str, StoredRun] | None = None
         self._page: dict[str, Any] | None = None
+        self._files: dict[str, bytes] = {}
         self._received = self._done = 0
         self._is_down = self._has_failed = False
         self._closing = threading.Event()
@@ -85,8 +87,13 @@ class MLflowTracker(Tracker):
         return {trial: run.run_id for trial, run in dict(self._runs or {}).items()}
 
     @property
+    def num_received(self) -> int:
+        """Events and files that were handed over."""
+        return self._received
+
+    @property
     def num_unwritten(self) -> int:
-        """Events that are not in MLflow yet."""
+        """Events and files that are not in MLflow yet."""
         return self._received - self._done
 
     def links(self, base_url: str | None = None) -> list[tuple[str, str]]:
@@ -107,14 +114,27 @@ class MLflowTracker(Tracker):
             self._received += 1
             self._events.put(event)
 
+    def attach(self, files: Mapping[str, bytes]) -> None:
+        """Put files into the study's run, each in place of an older one of its name, once its events are written.
+
+        They are not in the ledger: what can be computed from it is computed again.
+
+        Args:
+            files: Content by name, e.g. ``figures/finalists.png``.
+        """
+        if not self._closing.is_set():
+            self._received += len(files)
+            self._events.put(dict(files))
+
     def close(self, timeout_s: float = 10.0) -> int:
         self._closing.set()
         self._events.put(None)
         self._thread.join(timeout_s)
         if self.num_unwritten:
             logger.warning(
-                "MLflow: %d of %d events of this study are not written to %s. They are safe in the ledger; running the "
-                "command again, or `gcsearch sync`, writes them.", self.num_unwritten, self._received, self.uri,
+                "MLflow: %d of %d events and figures of this study are not written to %s. Nothing is lost: all is in "
+                "the ledger; running the command again, or `gcsearch sync`, writes it.",
+                self.num_unwritten, self._received, self.uri,
             )  # fmt: skip
         return self.num_unwritten
 
@@ -156,17 +176,19 @@ class MLflowTracker(Tracker):
         """Take all events that wait, or wait for one; True if the tracker is closed and nothing is left to do."""
         with contextlib.suppress(queue.Empty):
             while True:
-                may_wait = not self._pending and not self._closing.is_set()
+                may_wait = not self._pending and not self._files and not self._closing.is_set()
                 event = self._events.get(block=may_wait)
-                if event is not None:
+                if event is not None and "event" not in event:
+                    self._files |= event
+                elif event is not None:
                     self._state.apply(event)
                     key = event.get("trial", "")
                     self._counts[key] = self._counts.get(key, 0) + 1
                     self._pending.setdefault(key, []).append((self._counts[key], event))
-        return not self._pending and self._closing.is_set()
+        return not self._pending and not self._files and self._closing.is_set()
 
     def _write_pending(self) -> None:
-        if not self._pending:
+        if not self._pending and not self._files:
             return
         if self._store is None:
             self._store = Store(self.uri, self.study, self.directory)
@@ -178,6 +200,19 @@ class MLflowTracker(Tracker):
         if (page := study_page(self._state)) != self._page:
             self._store.write_page(page)
             self._page = page
+        self._write_files(self._store, self._runs)
+
+    def _write_files(self, store: Store, runs: dict[str, StoredRun]) -> None:
+        """Write the files that wait; those of one call replace each other, so nothing is there twice."""
+        for name in list(self._files):
+            try:
+                store.write_bytes(runs[""], self._files[name], name)
+            except Exception as error:
+                if not is_permanent(error):
+                    raise
+                logger.warning("MLflow refused the file %s: %s", name, _first_line(error))
+            del self._files[name]
+            self._done += 1
 
     @property
     def _study_id(self) -> str:

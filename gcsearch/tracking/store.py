@@ -261,6 +261,14 @@ class Store:
         if path.exists():
             self.client.log_artifact(run.run_id, str(path))
 
+    def write_bytes(self, run: StoredRun, content: bytes, name: str) -> None:
+        """Write a file of the run, in place of an older one; folders are part of its name."""
+        folder, _, last = name.rpartition("/")
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / last
+            path.write_bytes(content)
+            self.client.log_artifact(run.run_id, str(path), folder or None)
+
 
 def _small(picture: Image) -> Image:
     """A copy of at most 256 x 256 pixels, which MLflow's pages show first."""

@@ -10,6 +10,7 @@ from gcsearch.tracking.store import Store
 from gcsearch.tracking.view import milliseconds
 
 from .ledgers import (
+    artifact,
     ended,
     event,
     history,
@@ -153,6 +154,37 @@ def test_a_run_that_a_slow_server_made_twice_is_deleted(uri, folder, ledger, rea
     original(Store(uri, "mu", folder), *failures[0])  # the server has got round to it
     assert tracker.close(30) == 0
     assert {trial: run.data.tags["gcsearch.events"] for trial, run in read().items()}["0000"] == "7"
+
+
+def test_files_of_the_study_are_replaced_and_survive_an_outage(uri, folder, ledger, read, monkeypatch) -> None:
+    first = MLflowTracker(uri, folder, "mu")
+    for one in ledger:
+        first.on_event(one)
+    first.attach({"figures/curves.png": b"old", "report.html": b"page"})
+    assert first.close(30) == 0
+    run_id = read()[""].info.run_id
+    assert artifact(uri, run_id, "figures/curves.png") == "old"
+    assert artifact(uri, run_id, "report.html") == "page"
+
+    original, calls = Store.write_bytes, []
+
+    def write_or_fail(self: Store, *arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) in (1, 3):
+            raise ConnectionError("the server is down")
+        original(self, *arguments)
+
+    monkeypatch.setattr(Store, "write_bytes", write_or_fail)
+    again = MLflowTracker(uri, folder, "mu", first_retry_s=0.01)
+    for one in ledger:
+        again.on_event(one)
+    again.attach({"figures/curves.png": b"new", "report.html": b"page"})
+    assert again.num_received == len(ledger) + 2
+    assert again.close(30) == 0
+    assert len(calls) == 4
+    assert artifact(uri, run_id, "figures/curves.png") == "new"
+    files = Store(uri, "mu", folder).client.list_artifacts(run_id, "figures")
+    assert [file.path for file in files] == ["figures/curves.png"]
 
 
 def test_a_hiccup_while_the_rest_is_written_loses_nothing(uri, folder, ledger, read, monkeypatch) -> None:

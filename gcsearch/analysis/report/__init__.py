@@ -4,6 +4,7 @@ Everything is computed from the ledger and the sample grids. The page has no scr
 through the template's escaping, since names and error messages come from anywhere.
 """
 
+from gcsearch.analysis.report.attached import report_files
 from gcsearch.analysis.report.page import PAGE, Written, write_report
 
-__all__ = ["PAGE", "Written", "write_report"]
+__all__ = ["PAGE", "Written", "report_files", "write_report"]
