@@ -57,3 +57,24 @@ def test_an_output_that_is_a_file_is_refused(folder):
     assert done.returncode == 2
     assert done.stderr.strip() == "error: report: --output must be a folder, got the file taken. Name another one."
     assert (folder / "taken").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_sync_puts_the_report_on_the_studys_run_once(folder):
+    from gcsearch.tracking.store import Store
+
+    uri = f"sqlite:///{folder}/other.db"
+    for _ in range(2):
+        done = gcsearch("sync", "small", "--tracking", uri, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert "events and figures of simulation are in" in done.stdout
+        store = Store(uri, "simulation", folder)
+        (study,) = (run for run in store.runs() if run.data.tags["gcsearch.kind"] == "study")
+        pictures = [file.path for file in store.client.list_artifacts(study.info.run_id, "figures")]
+        assert "figures/curves_by_arm.png" in pictures
+        assert len(pictures) == len(set(pictures))
+        names = [file.path for file in store.client.list_artifacts(study.info.run_id)]
+        assert sorted(names) == ["figures", "leaderboard.json", "report.html"]
+    page = Path(store.client.download_artifacts(study.info.run_id, "report.html")).read_text()
+    gcsearch("report", "small", cwd=folder)
+    assert page == (folder / "reports/simulation/report.html").read_text()
