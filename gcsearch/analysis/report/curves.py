@@ -293,6 +293,7 @@ def _over_seeds(results: StudyResults, records: Sequence[TrialRecord]) -> Seeds:
 def _draw_bands(axes: Axes, results: StudyResults, curves: Sequence[Seeds], labels: Sequence[str]) -> None:
     values = [value for curve in curves for _, seeds in curve for value in seeds]
     least = min(values) / 2 if min(values) > 0 else -math.inf  # a logarithmic axis has no place for a band below 0
+    bottom, top = min(values) / 1.15, max(values) * 1.15
     for index, (curve, label) in enumerate(zip(curves, labels, strict=True)):
         places, color = [place for place, _ in curve], COLORS[index]
         intervals = [t_interval(seeds) for _, seeds in curve]
@@ -302,12 +303,14 @@ def _draw_bands(axes: Axes, results: StudyResults, curves: Sequence[Seeds], labe
         bounds = [(one.low, one.high) for one in intervals if one.low is not None and one.high is not None]
         if len(bounds) == len(places):
             lows, highs = [max(low, least) for low, _ in bounds], [high for _, high in bounds]
+            # A band of two seeds may be many times as wide as all that was measured: it goes over the edge.
+            bottom, top = min([bottom, *lows]), max(top, min(max(highs), 2 * max(values)))
             axes.fill_between(places, lows, highs, color=color, alpha=0.18, linewidth=0)
         across = [place for place, seeds in curve for _ in seeds]
         axes.scatter(across, [one for _, seeds in curve for one in seeds], s=7, color=color, alpha=0.6, linewidths=0)
     set_scale(axes.yaxis, values)
     if min(values) > 0:
-        axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
+        axes.set_ylim(bottom / 1.03, top * 1.03)
     axes.set_xlim(0, int(results.state.study["horizon_images"]) / 1000 * 1.02)
     axes.set_xlabel("images seen (thousands)")
     axes.set_ylabel(metric_title(results))
