@@ -11,6 +11,7 @@ from typing import Any, Final
 from safetensors.torch import save_file
 
 from gcsearch.analysis.results import StudyResults
+from gcsearch.analysis.wording import objectives_text
 from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError
@@ -71,6 +72,12 @@ def export_trial(results: StudyResults, output: Path, trial: str | None = None) 
 
 def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
     if trial is None:
+        if results.has_front and (front := results.front()):
+            known = "; ".join(objectives_text(results, record) for record in front)
+            raise StudyError(
+                f"study '{results.name}': has {len(results.objectives)} objectives, so it has no single best trial. "
+                f"Name one of its front with --trial: {known}."
+            )
         winner = results.winner()
         if winner is None:
             raise StudyError(
