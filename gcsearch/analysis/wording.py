@@ -92,11 +92,20 @@ def parameters_text(params: dict[str, Any], keys: Sequence[str]) -> str:
 
 def interval_text(recipe: Replicates) -> str:
     """Mean over seeds with its interval, e.g. ``2.413 [2.301, 2.525]``; what is missing in words."""
-    interval = recipe.interval
+    return _interval(recipe, 0)
+
+
+def intervals_text(recipe: Replicates) -> list[str]:
+    """The same for every objective."""
+    return [_interval(recipe, index) for index in range(1 + len(recipe.others))]
+
+
+def _interval(recipe: Replicates, index: int) -> str:
     if not recipe.is_finite:
         return "diverged on a seed"
-    if interval is None:
+    if not recipe.intervals:
         return "-"
+    interval = recipe.intervals[index]
     ends = "" if interval.low is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
     return f"{interval.mean:.3f}{ends}"
 
@@ -107,7 +116,8 @@ def verdict_text(selection: Selection) -> str:
     waiting = "" if selection.is_final else " Not all finalists are trained yet: run the study again."
     if selection.front:
         near = [candidate for candidate in selection.ties if candidate not in selection.front]
-        text = f"On the front of the means over fresh seeds: the recipes of trials {_list(selection.front)}."
+        whose = "recipe of trial" if len(selection.front) == 1 else "recipes of trials"
+        text = f"On the front of the means over fresh seeds: the {whose} {_list(selection.front)}."
         if near:
             text += f" Within noise of it: {_list(near)}."
         return text + waiting

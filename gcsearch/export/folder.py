@@ -72,11 +72,10 @@ def export_trial(results: StudyResults, output: Path, trial: str | None = None) 
 
 def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
     if trial is None:
-        if results.has_front and (front := results.front()):
-            known = "; ".join(objectives_text(results, record) for record in front)
+        if results.has_front and (front := _front(results)):
             raise StudyError(
                 f"study '{results.name}': has {len(results.objectives)} objectives, so it has no single best trial. "
-                f"Name one of its front with --trial: {known}."
+                f"Name one of its front with --trial: {'; '.join(objectives_text(results, one) for one in front)}."
             )
         winner = results.winner()
         if winner is None:
@@ -97,6 +96,14 @@ def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
     if not record.results:
         raise StudyError(f"study '{results.name}': trial {record.trial} has no result yet, so it has no checkpoint.")
     return record
+
+
+def _front(results: StudyResults) -> list[TrialRecord]:
+    """One training of each recipe on the front: of the means over fresh seeds, or of the search without these."""
+    selection = results.selection
+    if selection is None or not selection.front:
+        return results.front()
+    return [recipe.records[0] for recipe in selection.recipes if recipe.candidate in selection.front]
 
 
 def _recipe(results: StudyResults, record: TrialRecord) -> str:
