@@ -115,7 +115,7 @@ def _draw(axes: Axes, results: StudyResults, points: Sequence[Point], across: in
         objective = results.objectives[index]
         arrow = "lower" if objective["goal"] == "minimize" else "higher"
         axis.set_label_text(f"{objective_title(results, objective)}, {arrow} is better")
-    for group, color, size, label in ((rest, GREY, 14, "other trials"), (first, COLORS[0], 34, "front")):
+    for group, color, size, label in ((rest, GREY, 14, "others"), (first, COLORS[0], 34, "front")):
         if not group:
             continue
         places = [point.values[across] for point in group], [point.values[up] for point in group]
