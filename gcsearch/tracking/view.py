@@ -149,7 +149,7 @@ def study_update(events: Iterable[Event], state: StudyState) -> RunUpdate:
 def _add_front(update: RunUpdate, state: StudyState) -> None:
     """Of several objectives, the trials or recipes that nothing dominates, in place of a winner."""
     number, selection = fronts(state), select(state)
-    trials = [trial for trial in number if number[trial] == 1]
+    trials = [record.trial for record in by_front(state) if number[record.trial] == 1]
     text = f"Front: trials {', '.join(trials)}."
     if selection is not None and selection.front:
         trials = list(selection.front)

@@ -151,7 +151,7 @@ def test_an_export_without_a_trial_names_the_front_and_writes_nothing(results, t
 BLUE = (0, 114, 178)
 
 
-@pytest.mark.parametrize("objectives", [(FID, COST), (FID, COST, RECALL)])
+@pytest.mark.parametrize("objectives", [(FID, COST), pytest.param((FID, COST, RECALL), marks=pytest.mark.slow)])
 def test_the_front_is_drawn(results, tmp_path, objectives):
     two = results(objectives, {trial: (*values, 0.5)[: len(objectives)] for trial, values in MEANS.items()})
     with style():
