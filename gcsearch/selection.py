@@ -1,7 +1,8 @@
 """Who wins: from the finalists of a study, its best recipes trained again on seeds that the search has not seen.
 
 The search's own best score is the luckiest of many trainings, so it flatters and may belong to the wrong recipe. The
-winner is decided on the mean over fresh seeds, and its score is that mean.
+winner is decided on the mean over fresh seeds, and its score is that mean. With several objectives there is no winner
+but a front, decided on the means too.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gcsearch.fronts import objectives_of, values_of
 from gcsearch.ledger import ENDED, StudyState, TrialRecord
 from gcsearch.metrics.identity import check_comparable
+from gcsearch.pareto import front_ranks
 from gcsearch.statistics import Interval, t_interval, tie_margin
 
 CHEAPER: Final = 0.9
@@ -28,6 +31,7 @@ class Replicates:
         values: Objective of each that has one; the worst number there is for one that diverged.
         seeds: Seeds that it is to be trained on.
         seconds: Mean training time of those that completed; None without one.
+        others: The same as `values` for each further objective.
     """
 
     candidate: str
@@ -35,6 +39,7 @@ class Replicates:
     values: tuple[float, ...]
     seeds: tuple[int, ...]
     seconds: float | None
+    others: tuple[tuple[float, ...], ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -51,18 +56,27 @@ class Replicates:
         """Mean of the objective over seeds, with its interval; None without scores, or if a seed diverged."""
         return t_interval(self.values) if self.values and self.is_finite else None
 
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """The same for every objective; empty where `interval` is None."""
+        return tuple(t_interval(values) for values in (self.values, *self.others)) if self.interval else ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """What the finalists say.
 
     Attributes:
-        recipes: Every recipe that was trained again, the best mean first; incomplete ones last.
-        winner: The recipe chosen; None as long as no recipe has all its scores.
+        recipes: Every recipe that was trained again, the best mean first; incomplete ones last. Of several objectives
+            those on the front come first, then the first objective counts.
+        winner: The recipe chosen; None as long as no recipe has all its scores, and with several objectives.
         weights: The winner's training with the best score, which is what an export holds.
         margin: Least difference of two means that is beyond noise; None without a winner.
         ties: Candidates whose means are within the margin of the best one, itself included.
+            With several objectives: those that no recipe of the front beats beyond noise, the front included.
         is_final: Whether all finalists that were planned have ended.
+        front: With several objectives, candidates whose means no other recipe's dominate; the best in the first
+            objective first.
     """
 
     recipes: tuple[Replicates, ...]
@@ -71,6 +85,7 @@ class Selection:
     margin: float | None
     ties: tuple[str, ...]
     is_final: bool
+    front: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data; a mean that is not finite is left out."""
@@ -80,6 +95,7 @@ class Selection:
             "is_final": self.is_final,
             "tie_margin": self.margin,
             "ties": list(self.ties),
+            "front": list(self.front),
             "recipes": [
                 {
                     "candidate": recipe.candidate,
@@ -89,6 +105,7 @@ class Selection:
                     "mean": recipe.interval.mean if recipe.interval else None,
                     "low": recipe.interval.low if recipe.interval else None,
                     "high": recipe.interval.high if recipe.interval else None,
+                    "means": [interval.mean for interval in recipe.intervals],
                     "train_seconds": recipe.seconds,
                 }
                 for recipe in self.recipes
@@ -107,21 +124,22 @@ def select(state: StudyState) -> Selection | None:
     """
     if state.finalists is None:
         return None
-    objective = state.study["objective"]
-    is_lower = objective["goal"] == "minimize"
+    objectives = objectives_of(state)
+    is_lower = objectives[0]["goal"] == "minimize"
     seeds = tuple(state.finalists["seeds"])
     groups: dict[str, list[TrialRecord]] = {candidate: [] for candidate in state.finalists["candidates"]}
     for record in state.trials.values():
         if record.kind == "finalist" and record.candidate is not None and record.seed in seeds:
             groups.setdefault(record.candidate, []).append(record)
-    check_comparable(
-        result.identities[objective["key"]]
-        for records in groups.values()
-        for record in records
-        for result in record.results
-        if objective["key"] in result.identities
-    )
-    recipes = [_replicates(candidate, records, seeds, objective) for candidate, records in groups.items()]
+    for objective in objectives:
+        check_comparable(
+            result.identities[objective["key"]]
+            for records in groups.values()
+            for record in records
+            for result in record.results
+            if objective["key"] in result.identities
+        )
+    recipes = [_replicates(candidate, records, seeds, objectives) for candidate, records in groups.items()]
 
     def order(recipe: Replicates) -> tuple[bool, bool, float]:
         mean = recipe.interval.mean if recipe.interval else math.inf
@@ -134,6 +152,8 @@ def select(state: StudyState) -> Selection | None:
     )
     if not eligible:
         return Selection(recipes=tuple(recipes), winner=None, weights=None, margin=None, ties=(), is_final=ended)
+    if len(objectives) > 1:
+        return _front_of(recipes, eligible, objectives, is_final=ended)
     margin = tie_margin([recipe.values for recipe in eligible])
     best = _mean(eligible[0])
     tied = [recipe for recipe in eligible if abs(_mean(recipe) - best) <= margin]
@@ -152,28 +172,71 @@ def select(state: StudyState) -> Selection | None:
     )
 
 
+def _front_of(
+    recipes: list[Replicates], eligible: list[Replicates], objectives: list[dict[str, Any]], *, is_final: bool
+) -> Selection:
+    """The front of the means, and what noise cannot tell from it.
+
+    Args:
+        recipes: All, the best first in the first objective.
+        eligible: Those of them that have all their scores.
+        objectives: The study's.
+        is_final: Whether all finalists have ended.
+    """
+    signs = [1.0 if one["goal"] == "minimize" else -1.0 for one in objectives]
+    means = {
+        one.candidate: [sign * interval.mean for sign, interval in zip(signs, one.intervals, strict=True)]
+        for one in eligible
+    }
+    margins = [tie_margin([(one.values, *one.others)[index] for one in eligible]) for index in range(len(objectives))]
+    ranks = dict(zip(means, front_ranks(list(means.values())), strict=True))
+    front = [candidate for candidate, rank in ranks.items() if rank == 0]
+
+    def is_beaten(candidate: str) -> bool:
+        """Whether a member of the front is nowhere worse, and better beyond noise somewhere."""
+        gaps = [[own - best for own, best in zip(means[candidate], means[one], strict=True)] for one in front]
+        return any(
+            min(gap) >= 0 and any(one > margin for one, margin in zip(gap, margins, strict=True)) for gap in gaps
+        )
+
+    ties = tuple(candidate for candidate in means if not is_beaten(candidate))
+    ordered = sorted(recipes, key=lambda recipe: recipe.candidate not in front)
+    return Selection(
+        recipes=tuple(ordered),
+        winner=None,
+        weights=None,
+        margin=None,
+        ties=ties,
+        is_final=is_final,
+        front=tuple(front),
+    )
+
+
 def _mean(recipe: Replicates) -> float:
     assert recipe.interval is not None
     return recipe.interval.mean
 
 
 def _replicates(
-    candidate: str, records: list[TrialRecord], seeds: tuple[int, ...], objective: dict[str, Any]
+    candidate: str, records: list[TrialRecord], seeds: tuple[int, ...], objectives: list[dict[str, Any]]
 ) -> Replicates:
     records = sorted(records, key=lambda record: seeds.index(record.seed))
-    is_lower = objective["goal"] == "minimize"
-    values, seconds = [], []
+    worst = [math.inf if objective["goal"] == "minimize" else -math.inf for objective in objectives]
+    values: list[list[float]] = []
+    seconds = []
     for record in records:
-        value = record.value(objective["key"], objective["use"], is_lower)
+        found = [value for value in values_of(record, objectives) if value is not None]
         if record.state == "diverged":
-            values.append(math.inf if is_lower else -math.inf)
-        elif record.state == "completed" and value is not None:
-            values.append(value)
+            values.append(worst)
+        elif record.state == "completed" and len(found) == len(objectives):
+            values.append(found)
             seconds.append(record.results[-1].metrics.get("cost/train_seconds", 0.0))
+    columns = list(zip(*values, strict=True)) or [()] * len(objectives)
     return Replicates(
         candidate=candidate,
         records=tuple(records),
-        values=tuple(values),
+        values=columns[0],
+        others=tuple(columns[1:]),
         seeds=seeds,
         seconds=sum(seconds) / len(seconds) if seconds else None,
     )

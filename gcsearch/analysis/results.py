@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from gcsearch.errors import StudyError
 from gcsearch.files import replacing
+from gcsearch.fronts import by_front, fronts, objectives_of
 from gcsearch.ledger import LEDGER_NAME, StudyState, TrialRecord, read_state
 from gcsearch.metrics.identity import check_comparable
 from gcsearch.selection import Selection, select
@@ -22,11 +23,19 @@ from gcsearch.selection import Selection, select
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One trial as lists and tables show it."""
+    """One trial as lists and tables show it.
+
+    Attributes:
+        record: The trial.
+        value: The first objective.
+        rank: Rank among completed trials.
+        front: With several objectives, number of its front, from 1: nothing dominates a trial on the first.
+    """
 
     record: TrialRecord
     value: float | None
     rank: int | None
+    front: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +56,18 @@ class StudyResults:
         return str(self.state.study["study"])
 
     @property
+    def objectives(self) -> list[dict[str, Any]]:
+        """All objectives, each with `metric`, `key`, `goal` and `use`."""
+        return objectives_of(self.state)
+
+    @property
+    def has_front(self) -> bool:
+        """Whether there are several objectives, so that a front takes the place of a winner."""
+        return len(self.objectives) > 1
+
+    @property
     def metric(self) -> str:
-        """Key of the objective in results, e.g. ``eval/fid``."""
+        """Key of the first objective in results, e.g. ``eval/fid``."""
         return str(self.state.study["objective"]["key"])
 
     @property
@@ -65,26 +84,43 @@ class StudyResults:
         """The objective of a trial: its last or best value, as the study says."""
         return record.value(self.metric, self.state.study["objective"]["use"], self.lower_is_better)
 
-    def ranking(self) -> list[TrialRecord]:
-        """Completed trials, best first.
+    def front(self) -> list[TrialRecord]:
+        """Completed trials that no other one dominates, best in the first objective first.
 
         Raises:
             ScoreError: Their scores have different identities and cannot be compared.
         """
-        objective = self.state.study["objective"]
-        ranking = self.state.ranking(self.metric, lower_is_better=self.lower_is_better, use=objective["use"])
-        check_comparable(
-            result.identities[self.metric]
-            for record in ranking
-            for result in record.results
-            if self.metric in result.identities
-        )
+        number = fronts(self.state)
+        return [record for record in self.ranking() if number.get(record.trial) == 1]
+
+    def ranking(self) -> list[TrialRecord]:
+        """Completed trials, best first; with several objectives front by front.
+
+        Raises:
+            ScoreError: Their scores have different identities and cannot be compared.
+        """
+        if self.has_front:
+            ranking = by_front(self.state)
+        else:
+            use = self.state.study["objective"]["use"]
+            ranking = self.state.ranking(self.metric, lower_is_better=self.lower_is_better, use=use)
+        for objective in self.objectives:
+            check_comparable(
+                result.identities[objective["key"]]
+                for record in ranking
+                for result in record.results
+                if objective["key"] in result.identities
+            )
         return ranking
 
     def rows(self) -> list[Row]:
         """All trials of the search: completed ones by rank, then the others by how far they came."""
         ranking = self.ranking()
-        ranked = [Row(record=record, value=self.value(record), rank=rank) for rank, record in enumerate(ranking, 1)]
+        number = fronts(self.state) if self.has_front else {}
+        ranked = [
+            Row(record=record, value=self.value(record), rank=rank, front=number.get(record.trial))
+            for rank, record in enumerate(ranking, 1)
+        ]
         done = {record.trial for record in ranking}
         others = [record for record in self.searched() if record.trial not in done]
         others.sort(key=lambda record: (-record.images, self._order(record)))
@@ -118,7 +154,12 @@ class StudyResults:
         return select(self.state)
 
     def winner(self) -> TrialRecord | None:
-        """The training that wins: the best one of the recipe that the finalists chose, else the best of the search."""
+        """The training that wins: the best one of the recipe that the finalists chose, else the best of the search.
+
+        None if nothing has completed, and with several objectives: those have a front.
+        """
+        if self.has_front:
+            return None
         if self.selection is not None and self.selection.weights is not None:
             return self.selection.weights
         return next(iter(self.ranking()), None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from gcsearch.analysis.results import StudyResults
+from gcsearch.fronts import values_of
 from gcsearch.ledger import TrialRecord
 from gcsearch.selection import Replicates, Selection
 from gcsearch.tracking.names import number, short_names
@@ -13,10 +14,44 @@ from gcsearch.tracking.names import number, short_names
 
 def metric_title(results: StudyResults) -> str:
     """Objective as people call it, with the features behind it, e.g. ``FID (digits features)``."""
-    first, *rest = results.metric.removeprefix("eval/").split("_")
+    return _score_title(results, results.metric)
+
+
+def _score_title(results: StudyResults, key: str) -> str:
+    first, *rest = key.removeprefix("eval/").split("_")
     name = " ".join([first.upper() if len(first) <= 3 else first, *rest])
     extractor = results.extractor()
     return f"{name} ({extractor} features)" if extractor else name
+
+
+COST_TITLES: Final = {"cost/train_seconds": "training time (s)", "cost/forward_units": "network evaluations"}
+
+
+def objective_title(results: StudyResults, objective: Mapping[str, Any]) -> str:
+    """Any objective as people call it, with its unit or the features behind it."""
+    return COST_TITLES.get(objective["key"]) or _score_title(results, objective["key"])
+
+
+def objectives_text(results: StudyResults, record: TrialRecord) -> str:
+    """A trial with all its objectives, e.g. ``0007 (fid 2.41, train_seconds 31.2)``."""
+    pairs = zip(results.objectives, values_of(record, results.objectives), strict=True)
+    values = ", ".join(f"{one['metric']} {'-' if value is None else number(value, digits=4)}" for one, value in pairs)
+    return f"{record.trial} ({values})"
+
+
+def front_text(results: StudyResults) -> str:
+    """Which trials are on the front, in a sentence."""
+    names = _list([one["metric"] for one in results.objectives])
+    front = results.front()
+    if not front:
+        return f"No front: no trial has come to full length with {names}."
+    trials = _list([record.trial for record in front])
+    what = "is trial" if len(front) == 1 else "are trials"
+    return f"On the front of {names} {what} {trials}: no completed trial is as good in all of them and better in one."
+
+
+def _list(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
 def state_name(record: TrialRecord) -> str:
@@ -57,11 +92,20 @@ def parameters_text(params: dict[str, Any], keys: Sequence[str]) -> str:
 
 def interval_text(recipe: Replicates) -> str:
     """Mean over seeds with its interval, e.g. ``2.413 [2.301, 2.525]``; what is missing in words."""
-    interval = recipe.interval
+    return _interval(recipe, 0)
+
+
+def intervals_text(recipe: Replicates) -> list[str]:
+    """The same for every objective."""
+    return [_interval(recipe, index) for index in range(1 + len(recipe.others))]
+
+
+def _interval(recipe: Replicates, index: int) -> str:
     if not recipe.is_finite:
         return "diverged on a seed"
-    if interval is None:
+    if not recipe.intervals:
         return "-"
+    interval = recipe.intervals[index]
     ends = "" if interval.low is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
     return f"{interval.mean:.3f}{ends}"
 
@@ -70,6 +114,13 @@ def verdict_text(selection: Selection) -> str:
     """Who won and why, in a sentence or two."""
     winner = selection.winner
     waiting = "" if selection.is_final else " Not all finalists are trained yet: run the study again."
+    if selection.front:
+        near = [candidate for candidate in selection.ties if candidate not in selection.front]
+        whose = "recipe of trial" if len(selection.front) == 1 else "recipes of trials"
+        text = f"On the front of the means over fresh seeds: the {whose} {_list(selection.front)}."
+        if near:
+            text += f" Within noise of it: {_list(near)}."
+        return text + waiting
     if winner is None:
         return f"No winner: no recipe has a score on every fresh seed.{waiting}"
     text = (

@@ -19,6 +19,9 @@ from gcsearch.errors import ConfigError
 from gcsearch.ledger import LEDGER_NAME, read_events
 from gcsearch.tracking.names import number
 
+FEW = 6
+"""Full-length trials below which a front says little."""
+
 if TYPE_CHECKING:  # they import PyTorch and Optuna, which takes seconds
     from gcsearch.tuning.planning import Cost, Plan
     from gcsearch.tuning.recorded import Replayed
@@ -169,8 +172,12 @@ def _sentences(study: StudySpec, plan: Plan) -> list[str]:
             f"FID differs by {low} to {high} %: trainings that differ in their seed alone differ by 1 to 2 %."
         )
     else:
+        who = "the winner is" if len(study.objectives) == 1 else "each trial of the front is"
+        texts.append(f"No finalists: {who} one training with one seed. Add `finalists: {{top: 3, seeds: [1, 2, 3]}}`.")
+    if len(study.objectives) > 1 and counts.reached[plan.rungs[-1]] < FEW:
         texts.append(
-            "No finalists: the winner is one training with one seed. Add `finalists: {top: 3, seeds: [1, 2, 3]}`."
+            f"About {counts.reached[plan.rungs[-1]]:.1f} trials come to full length, and only these can be on the "
+            "front: raise budget.trials or stopping.min_images, or use stopping: none."
         )
     if plan.search is None:
         texts.append("The cost is not known: trials ask for a GPU and this machine has none. Run plan on one that has.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gcsearch.analysis.health import findings
 from gcsearch.analysis.rank_fidelity import rank_fidelity
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
-from gcsearch.analysis.wording import verdict_text
+from gcsearch.analysis.wording import front_text, verdict_text
 from gcsearch.cli.console import print_json, progress, results, say
 from gcsearch.cli.live import LiveView
 from gcsearch.cli.outside import run_outside
@@ -164,15 +164,19 @@ def print_place(outcome: StudyResults, studies: str, *, is_interrupted: bool, tr
         progress.print(f"Interrupted. Nothing is lost; to resume:  [bold]{typed_command()}[/bold]", soft_wrap=True)
         return
     where = "" if studies == "studies" else f" --studies {shlex.quote(studies)}"
-    export, ui = f"gcsearch export {outcome.name}{where}", f"gcsearch ui{where}"
+    choice = " --trial TRIAL" if outcome.has_front else ""
+    export, ui = f"gcsearch export {outcome.name}{choice}{where}", f"gcsearch ui{where}"
     width = max(len(export), len(ui))
     progress.print("Next:", style="bold")
-    progress.print(f"  {export:{width}}   # the best recipe, its weights and samples", soft_wrap=True)
+    recipe = "a recipe of the front" if outcome.has_front else "the best recipe"
+    progress.print(f"  {export:{width}}   # {recipe}, its weights and samples", soft_wrap=True)
     progress.print(f"  {ui:{width}}   # compare the trials in MLflow", soft_wrap=True)
 
 
 def print_finalists(outcome: StudyResults) -> None:
-    """The finalists' table and what it says; nothing without finalists."""
+    """The finalists' table and what it says, below the front that the search has, if it has one."""
+    if outcome.has_front:
+        say(front_text(outcome))
     selection = outcome.selection
     if selection is None:
         return
@@ -216,6 +220,8 @@ def show_command(study: str | None, studies: str, *, as_json: bool) -> None:
     fidelity = rank_fidelity(outcome)
     if fidelity.rungs:
         results.print(fidelity_table(fidelity))
+        if outcome.has_front:
+            say(f"These ranks are of {outcome.objectives[0]['metric']}, the first objective.")
     say(fidelity.advice)
     for finding in findings(outcome):
         say(f"Note: {finding.text}", style="yellow")

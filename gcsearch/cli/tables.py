@@ -20,10 +20,12 @@ from gcsearch.analysis.wording import (
     headings,
     images_text,
     interval_text,
+    intervals_text,
     parameters_text,
     state_name,
 )
 from gcsearch.cli.console import STATE_STYLES
+from gcsearch.fronts import values_of
 from gcsearch.ledger import TrialRecord
 from gcsearch.selection import Selection
 
@@ -37,7 +39,7 @@ def state_text(record: TrialRecord) -> Text:
 
 
 def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -> Table:
-    """Trials of a study, best first.
+    """Trials of a study, best first; with several objectives by front, and the first one in bold.
 
     Args:
         results: The study.
@@ -48,9 +50,12 @@ def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
     metric = results.metric.removeprefix("eval/")
     extractor = results.extractor()
-    table.add_column("#", justify="right")
+    others = results.objectives[1:]
+    table.add_column("front" if results.has_front else "#", justify="right")
     table.add_column("trial", no_wrap=True)
     table.add_column(f"{metric} ({extractor})" if extractor else metric, justify="right", no_wrap=True)
+    for objective in others:
+        table.add_column(objective["metric"], justify="right", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True, min_width=11)
     names = headings(keys)
@@ -61,26 +66,31 @@ def leaderboard(results: StudyResults, rows: Sequence[Row], width: int = WIDE) -
         values = cells(row.record.params, keys)
         if is_narrow:
             values = [parameters_text(row.record.params, keys)]
+        place = row.front if results.has_front else row.rank
+        further = values_of(row.record, others)
         table.add_row(
-            str(row.rank) if row.rank else "",
+            str(place or ""),
             row.record.trial,
             "-" if row.value is None else f"{row.value:.3f}",
+            *("-" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}" for value in further),
             images_text(row.record.images),
             state_text(row.record),
             *values,
-            style="bold" if row.rank == 1 else None,
+            style="bold" if place == 1 else None,
         )
     return table
 
 
 def finalists_table(results: StudyResults, selection: Selection, width: int = WIDE) -> Table:
-    """The recipes that were trained again, the best mean first; the winner in bold."""
+    """The recipes that were trained again, the best mean first; the winner, or the front, in bold."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
     metric, extractor = results.metric.removeprefix("eval/"), results.extractor()
     name = f"{metric} ({extractor})" if extractor else metric
     table.add_column("", no_wrap=True)
     table.add_column("recipe of", no_wrap=True)
     table.add_column(f"{name}: mean [95 %]", no_wrap=True)
+    for objective in results.objectives[1:]:
+        table.add_column(f"{objective['metric']}: mean [95 %]", no_wrap=True)
     table.add_column("seeds", justify="right", no_wrap=True)
     table.add_column("in the search", justify="right", no_wrap=True)
     table.add_column("training", justify="right", no_wrap=True)
@@ -90,18 +100,19 @@ def finalists_table(results: StudyResults, selection: Selection, width: int = WI
     keys = results.state.study["keys"]
     for recipe in selection.recipes:
         record = results.state.trials[recipe.candidate]
-        is_winner = recipe is selection.winner
-        mark = "winner" if is_winner else "tie" if recipe.candidate in selection.ties else ""
+        is_winner, is_first = recipe is selection.winner, recipe.candidate in selection.front
+        mark = "winner" if is_winner else "front" if is_first else "tie" if recipe.candidate in selection.ties else ""
+        means = intervals_text(recipe) if recipe.is_finite else [interval_text(recipe)] + ["-"] * len(recipe.others)
         searched = results.value(record)
         table.add_row(
             mark,
             recipe.candidate,
-            interval_text(recipe),
+            *means,
             f"{len(recipe.values)} of {len(recipe.seeds)}",
             "-" if searched is None else f"{searched:.3f}",
             "-" if recipe.seconds is None else duration_text(recipe.seconds),
             *([parameters_text(record.params, keys)] if is_wide else []),
-            style="bold" if is_winner else None,
+            style="bold" if is_winner or is_first else None,
         )
     return table
 
@@ -171,6 +182,8 @@ def study_list(studies: Sequence[StudyResults]) -> Table:
         ranking = results.ranking()
         name = results.metric.removeprefix("eval/")
         best = f"{name} {results.value(ranking[0]):.3f}" if ranking else "-"
+        if results.has_front and ranking:
+            best = f"{best}, a front of {len(results.front())}"
         if results.selection is not None and results.selection.winner is not None:
             best = f"{name} {interval_text(results.selection.winner)}"
         counts = ", ".join(f"{count} {state}" for state, count in results.counts().items())
@@ -185,9 +198,11 @@ def row_json(results: StudyResults, row: Row) -> dict[str, Any]:
         "trial": record.trial,
         "kind": record.kind,
         "rank": row.rank,
+        "front": row.front,
         "state": record.state,
         "reason": record.reason,
         "value": row.value,
+        "values": values_of(record, results.objectives),
         "images": record.images,
         "params": record.params,
         "metrics": record.results[-1].metrics if record.results else {},
@@ -203,6 +218,8 @@ def study_json(results: StudyResults) -> dict[str, Any]:
         "directory": str(results.directory),
         "ended": results.state.ended,
         "objective": results.state.study["objective"],
+        "objectives": results.objectives,
+        "front": [record.trial for record in results.front()] if results.has_front else [],
         "counts": results.counts(),
         "costs": costs_json(results),
         "finalists": None if results.selection is None else results.selection.to_dict(),

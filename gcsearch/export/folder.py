@@ -12,6 +12,7 @@ from typing import Any, Final
 from safetensors.torch import save_file
 
 from gcsearch.analysis.results import StudyResults
+from gcsearch.analysis.wording import objectives_text
 from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError
@@ -83,6 +84,11 @@ def export_trial(
 
 def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
     if trial is None:
+        if results.has_front and (front := _front(results)):
+            raise StudyError(
+                f"study '{results.name}': has {len(results.objectives)} objectives, so it has no single best trial. "
+                f"Name one of its front with --trial: {'; '.join(objectives_text(results, one) for one in front)}."
+            )
         winner = results.winner()
         if winner is None:
             raise StudyError(
@@ -102,6 +108,14 @@ def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
     if not record.results:
         raise StudyError(f"study '{results.name}': trial {record.trial} has no result yet, so it has no checkpoint.")
     return record
+
+
+def _front(results: StudyResults) -> list[TrialRecord]:
+    """One training of each recipe on the front: of the means over fresh seeds, or of the search without these."""
+    selection = results.selection
+    if selection is None or not selection.front:
+        return results.front()
+    return [recipe.records[0] for recipe in selection.recipes if recipe.candidate in selection.front]
 
 
 def _recipe(results: StudyResults, record: TrialRecord) -> str:

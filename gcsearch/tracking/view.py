@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from gcsearch.config.documents import dump_yaml
+from gcsearch.fronts import by_front, fronts, objectives_of, values_of
 from gcsearch.ledger import Event, StudyState, TrialRecord
 from gcsearch.metrics.identity import ScoreIdentity
 from gcsearch.selection import select
@@ -148,9 +149,26 @@ def study_update(events: Iterable[Event], state: StudyState) -> RunUpdate:
     return update
 
 
+def _add_front(update: RunUpdate, state: StudyState) -> None:
+    """Of several objectives, the trials or recipes that nothing dominates, in place of a winner."""
+    number, selection = fronts(state), select(state)
+    trials = [record.trial for record in by_front(state) if number[record.trial] == 1]
+    text = f"Front: trials {', '.join(trials)}."
+    if selection is not None and selection.front:
+        trials = list(selection.front)
+        text = f"Front, by means over fresh seeds: the recipes of trials {', '.join(trials)}."
+    names = " and ".join(f"`{one['key']}`" for one in objectives_of(state))
+    table = _rows(leaderboard(state))
+    note = f"{text}\n\nCompleted trials by {names}; nothing dominates those of front 1.\n\n{table}"
+    update.tags |= {"gcsearch.front": ",".join(trials), "mlflow.note.content": note}
+
+
 def _add_winner(update: RunUpdate, state: StudyState) -> None:
     ranking = _ranking(state)
     if not ranking:
+        return
+    if len(_objectives(state)) > 1:
+        _add_front(update, state)
         return
     winner, key, use = ranking[0], _objective(state)["key"], _objective(state).get("use", "last")
     value = winner.value(key, use, _lower_is_better(state))
@@ -177,17 +195,23 @@ def _add_winner(update: RunUpdate, state: StudyState) -> None:
 
 
 def leaderboard(state: StudyState) -> dict[str, list[Any]]:
-    """Completed trials, best first, as MLflow's pages read a table: ``columns`` and rows of ``data``."""
-    objective = _objective(state)
+    """Completed trials, best first, as MLflow's pages read a table: ``columns`` and rows of ``data``.
+
+    With several objectives the rank is the number of the trial's front.
+    """
+    objectives = _objectives(state)
+    number = fronts(state) if len(objectives) > 1 else {}
     keys = state.study.get("keys", ())
     ranking = _ranking(state)
     params = [varied_params(record.params, keys) for record in ranking]
     names = list(dict.fromkeys(name for values in params for name in values))
     data = []
     for rank, (record, values) in enumerate(zip(ranking, params, strict=True), start=1):
-        score = record.value(objective["key"], objective.get("use", "last"), _lower_is_better(state))
-        data.append([rank, record.trial, score, record.images, *(values.get(name, "") for name in names)])
-    return {"columns": ["rank", "trial", objective["key"], "images", *names], "data": data}
+        scores = values_of(record, objectives)
+        place = number.get(record.trial, rank)
+        data.append([place, record.trial, *scores, record.images, *(values.get(name, "") for name in names)])
+    first = "front" if number else "rank"
+    return {"columns": [first, "trial", *(one["key"] for one in objectives), "images", *names], "data": data}
 
 
 def study_page(state: StudyState) -> dict[str, Any]:
@@ -206,14 +230,24 @@ def study_page(state: StudyState) -> dict[str, Any]:
     )
 
 
-def _markdown(table: dict[str, list[Any]], key: str, rows: int = 10) -> str:
+def _markdown(table: dict[str, list[Any]], key: str) -> str:
+    return f"Completed trials, best `{key}` first.\n\n{_rows(table)}"
+
+
+def _rows(table: dict[str, list[Any]], rows: int = 10) -> str:
+    """A table's first rows in Markdown."""
     lines = [table["columns"], ["---"] * len(table["columns"]), *table["data"][:rows]]
     cells = ("| " + " | ".join(number(cell, digits=4) for cell in line) + " |" for line in lines)
-    return f"Completed trials, best `{key}` first.\n\n" + "\n".join(cells)
+    return "\n".join(cells)
 
 
 def _objective(state: StudyState) -> dict[str, Any]:
     return {"key": "eval/fid", "goal": "minimize"} | dict(state.study.get("objective", {}))
+
+
+def _objectives(state: StudyState) -> list[dict[str, Any]]:
+    """All objectives; one that names nothing else is FID."""
+    return [{"use": "last"} | _objective(state)] if "objectives" not in state.study else objectives_of(state)
 
 
 def _lower_is_better(state: StudyState) -> bool:
@@ -221,5 +255,7 @@ def _lower_is_better(state: StudyState) -> bool:
 
 
 def _ranking(state: StudyState) -> list[TrialRecord]:
+    if len(_objectives(state)) > 1:
+        return by_front(state)
     objective = _objective(state)
     return state.ranking(objective["key"], lower_is_better=_lower_is_better(state), use=objective.get("use", "last"))

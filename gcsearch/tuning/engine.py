@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from gcsearch.config import Document
-from gcsearch.ledger import StudyState, TrialRecord
+from gcsearch.ledger import RungResult, StudyState, TrialRecord
+from gcsearch.pareto import places
 from gcsearch.tuning.samplers.base import History, Observation, RandomChooser, SearchSampler, drawn_from
+from gcsearch.tuning.settings import Objective
 from gcsearch.tuning.space import FixedChooser, Params, Space
 from gcsearch.tuning.stopping import GO_ON, Decision, RungRule, Stopping
 
@@ -74,6 +76,11 @@ class ScoreTable(Mapping[int, Mapping[str, float]]):
 class Engine:
     """Decides.
 
+    With several objectives a trial's score at a rung is its place there among the trials it is compared with (see
+    `gcsearch.pareto.places`): by front first, so that no rule prefers a trial to one that dominates it, and inside a
+    front in an order that spreads out, so that those that go on cover the front. Every rule and sampler that goes by
+    ranks then works as with one objective.
+
     Attributes:
         space: What may vary.
         base: The experiment that the space varies; empty if the keys are free names.
@@ -82,8 +89,7 @@ class Engine:
         start_from: Parameters of the first trials; what they leave out is drawn at random.
         stopping: Rule for stopping.
         within: Key inside which trials are compared; None compares all.
-        metric: Key of the score in results.
-        loss: The score with lower always better.
+        objectives: What is minimised or maximised.
         rungs: Images of all evaluations, increasing; the last one is the horizon.
         max_trials: Trials in the study; None for no limit.
         is_settling: Whether a trial's score at some images is not to be judged yet, because its training task has just
@@ -97,8 +103,7 @@ class Engine:
     start_from: tuple[Params, ...]
     stopping: Stopping
     within: str | None
-    metric: str
-    loss: Callable[[float], float]
+    objectives: tuple[Objective, ...]
     rungs: tuple[int, ...]
     max_trials: int | None = None
     is_settling: Callable[[TrialRecord, int], bool] = lambda record, images: False
@@ -184,6 +189,7 @@ class Engine:
                     seed=self.seed,
                     number=number,
                     num_given=len(self.start_from),
+                    num_objectives=len(self.objectives),
                 )
             )
         return None if chooser is None else self.space.choose(chooser, self.base)
@@ -196,18 +202,21 @@ class Engine:
 
     def _promoted(self, state: StudyState, paused: Iterable[TrialRecord], *, is_last_call: bool) -> TrialRecord | None:
         """The paused trial that the rule resumes: at the highest rung, then with the best score."""
-        waiting: dict[tuple[int, Any], list[tuple[float, str]]] = {}
+        waiting: dict[int, dict[Any, list[TrialRecord]]] = {}
         for record in paused:
-            score = self._score(record, record.images, None)
             group = record.params.get(self.within) if self.within else None
-            waiting.setdefault((record.images, group), []).append((math.inf if score is None else score, record.trial))
-        for (images, _), scored in sorted(waiting.items(), key=lambda item: (-item[0][0], min(item[1]))):
-            score, trial = min(scored)
-            others = self._comparable(state, state.trials[trial])
-            went_on = sum(self._went_on(other, images) for other in others)
-            column = self._column(others, images, None)
-            if self.stopping.resumes(score, column, went_on, is_last_call=is_last_call):
-                return state.trials[trial]
+            waiting.setdefault(record.images, {}).setdefault(group, []).append(record)
+        for images in sorted(waiting, reverse=True):
+            found = []
+            for records in waiting[images].values():
+                others = self._comparable(state, records[0])
+                column = self._column(others, images, None)
+                best = min((column.get(record.trial, math.inf), record.trial) for record in records)
+                found.append((best, others, column))
+            for (score, trial), others, column in sorted(found, key=lambda one: one[0]):
+                went_on = sum(self._went_on(other, images) for other in others)
+                if self.stopping.resumes(score, column, went_on, is_last_call=is_last_call):
+                    return state.trials[trial]
         return None
 
     def paused(self, state: StudyState) -> list[TrialRecord]:
@@ -229,13 +238,15 @@ class Engine:
 
         Nothing is decided twice: a trial that was started again after that result goes on.
         """
-        if not record.results or record.images >= self.horizon or record.is_audit:
+        if not record.results or record.images not in self.stopping.rungs(self.horizon) or record.is_audit:
             return GO_ON
         known = record.results[-1].order
-        score = self._score(record, record.images, known)
-        if score is None or record.since_order > known or self.is_settling(record, record.images):
+        if record.since_order > known or self.is_settling(record, record.images):
             return GO_ON
         table = self.table(state, record, until=known)
+        score = table.get(record.images, {}).get(record.trial)
+        if score is None:
+            return GO_ON
         return self.stopping.decide(record.trial, record.images, score, table, self.horizon)
 
     def table(self, state: StudyState, record: TrialRecord, until: int | None = None) -> ScoreTable:
@@ -256,18 +267,41 @@ class Engine:
 
     def _column(self, records: Iterable[TrialRecord], images: int, until: int | None) -> dict[str, float]:
         """Scores at one rung, without those that are not to be judged yet."""
-        scores = {}
+        known = {}
         for record in records:
-            score = self._score(record, images, until)
-            if score is not None and not (math.isfinite(score) and self.is_settling(record, images)):
-                scores[record.trial] = score
-        return scores
+            losses = self._losses_at(record, images, until)
+            if losses is not None and not (math.isfinite(losses[0]) and self.is_settling(record, images)):
+                known[record.trial] = losses
+        return self._scores(known)
+
+    def _scores(self, losses: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
+        """One number for each trial of a rung: its only loss, or its place among all."""
+        if len(self.objectives) == 1:
+            return {trial: one[0] for trial, one in losses.items()}
+        share = places(list(losses.values())) / len(losses)
+        return {
+            trial: float(place) if math.isfinite(one[0]) else math.inf
+            for (trial, one), place in zip(losses.items(), share, strict=True)
+        }
 
     # What is known -----------------------------------------------------------------------------------------------
 
     def observations(self, state: StudyState) -> list[Observation]:
         """All trials as samplers see them."""
-        return [self._observation(record) for record in self._trials(state)]
+        records = list(self._trials(state))
+        observations = [self._observation(record) for record in records]
+        if len(self.objectives) == 1:
+            return observations
+        table = {
+            images: self._scores(
+                {str(n): one.losses[images] for n, one in enumerate(observations) if images in one.losses}
+            )
+            for images in self.rungs
+        }
+        return [
+            replace(one, scores={images: table[images][str(number)] for images in one.losses})
+            for number, one in enumerate(observations)
+        ]
 
     def _observation(self, record: TrialRecord) -> Observation:
         """A trial as samplers see it, made anew only when something has happened to it."""
@@ -276,7 +310,16 @@ class Engine:
         if known is None or known[0] != happened:
             drawn = known[1].drawn if known else drawn_from(self.space, self.base, record.params)
             is_running = record.state == "running" or (record.state == "interrupted" and not record.is_paused)
-            known = happened, Observation(drawn=drawn, scores=self.scores(record), is_running=is_running)
+            losses = self.losses(record)
+            known = (
+                happened,
+                Observation(
+                    drawn=drawn,
+                    scores={images: values[0] for images, values in losses.items()},
+                    is_running=is_running,
+                    losses=losses if len(self.objectives) > 1 else {},
+                ),
+            )
             self._observed[record.trial] = known
         return known[1]
 
@@ -285,28 +328,35 @@ class Engine:
         """Observations as they were made last. An engine serves one study, whose trials keep their parameters."""
         return {}
 
-    def scores(self, record: TrialRecord) -> dict[int, float]:
-        """Score at each rung, lower is better; a diverged trial has the worst score at every later rung."""
-        scores = {
-            result.images: self.loss(result.metrics[self.metric])
-            for result in record.results
-            if self.metric in result.metrics
-        }
+    def losses(self, record: TrialRecord) -> dict[int, tuple[float, ...]]:
+        """Objectives at each rung, lower is better; a diverged trial has the worst at every later rung."""
+        losses = {result.images: values for result in record.results if (values := self._losses_of(result)) is not None}
         if record.state == "diverged":
-            scores |= {rung: math.inf for rung in self.rungs if rung > record.images}
-        return scores
+            losses |= {rung: self._worst for rung in self.rungs if rung > record.images}
+        return losses
 
-    def _score(self, record: TrialRecord, images: int, until: int | None) -> float | None:
-        """Score at one rung, as far as it was known; None without one."""
+    @property
+    def _worst(self) -> tuple[float, ...]:
+        return (math.inf,) * len(self.objectives)
+
+    def _losses_of(self, result: RungResult) -> tuple[float, ...] | None:
+        """Objectives of one result; None if one is missing."""
+        values = [(one, result.metrics.get(one.key)) for one in self.objectives]
+        if any(value is None for _, value in values):
+            return None
+        return tuple(one.loss(value) for one, value in values if value is not None)
+
+    def _losses_at(self, record: TrialRecord, images: int, until: int | None) -> tuple[float, ...] | None:
+        """Objectives at one rung, as far as they were known; None without."""
         if not record.results or images > record.results[-1].images:
             if record.state != "diverged":
                 return None
             is_known = until is None or (record.ended_order or 0) <= until
-            return math.inf if is_known and images in self.rungs else None
+            return self._worst if is_known and images in self.rungs else None
         result = record.at(images)
-        if result is None or self.metric not in result.metrics or (until is not None and result.order > until):
+        if result is None or (until is not None and result.order > until):
             return None
-        return self.loss(result.metrics[self.metric])
+        return self._losses_of(result)
 
     def _trials(self, state: StudyState) -> Iterator[TrialRecord]:
         """The trials of the search; finalists and arms of an ablation are not its business."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final as Constant
 
 from gcsearch.config import Experiment
 from gcsearch.errors import StudyError
+from gcsearch.fronts import by_place
 from gcsearch.ledger import StudyState, TrialRecord
 from gcsearch.tuning.settings import FINALIST_SAMPLES, Finalists, Objective
 
@@ -34,9 +35,17 @@ class Final:
         return f"{self.candidate}-s{self.seed}"
 
 
-def candidates(state: StudyState, settings: Finalists, objective: Objective) -> list[str]:
-    """The best full-length trials of the search, best first; of equal recipes only one."""
-    ranking = state.ranking(objective.key, lower_is_better=objective.goal == "minimize", use=objective.use)
+def candidates(state: StudyState, settings: Finalists, objectives: Sequence[Objective]) -> list[str]:
+    """The best full-length trials of the search, best first; of equal recipes only one.
+
+    With several objectives these are members of the front, as far apart as possible, and if it has too few, of the
+    next one: what noise has put there may belong to the first.
+    """
+    if len(objectives) > 1:
+        ranking = by_place(state)
+    else:
+        (objective,) = objectives
+        ranking = state.ranking(objective.key, lower_is_better=objective.goal == "minimize", use=objective.use)
     recipes: dict[str, str] = {}
     for record in ranking:
         recipes.setdefault(record.recipe, record.trial)

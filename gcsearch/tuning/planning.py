@@ -21,7 +21,7 @@ from gcsearch.science.randomness import draw_step
 from gcsearch.statistics import RETRAINING_NOISE, resolvable_gap
 from gcsearch.training.step import Learner
 from gcsearch.tuning.finalists import every_images, num_samples
-from gcsearch.tuning.replay import METRIC, Simulation
+from gcsearch.tuning.replay import Simulation
 from gcsearch.tuning.samplers import RandomChooser
 from gcsearch.tuning.samplers.plain import GridSampler, RandomSampler
 from gcsearch.tuning.settings import Resources
@@ -242,18 +242,18 @@ def _simulation(study: StudySpec, concurrent: int, budget_images: float, seed: i
         sampler=sampler if isinstance(sampler, GridSampler) else RandomSampler(),
         seed=seed,
         start_from=(),
-        metric=METRIC,
-        loss=lambda value: value,
         max_trials=min(study.budget.trials or MAX_TRIALS, MAX_TRIALS),
         is_settling=lambda record, images: False,
     )
 
-    def score(record: TrialRecord, images: int) -> float:
-        own, noise = (np.random.default_rng([seed, int(record.trial), at]).random() for at in (0, images))
-        return float(own + noise)
+    signs = [1.0 if objective.goal == "minimize" else -1.0 for objective in study.objectives]
+
+    def score(record: TrialRecord, images: int) -> list[float]:
+        own, noise = (np.random.default_rng([seed, int(record.trial), at]).random(len(signs)) for at in (0, images))
+        return [float(value) for value in (own + noise) * signs]
 
     simulation = Simulation(engine, score, budget_images, concurrent)
-    simulation.run("minimize")
+    simulation.run()
     return list(simulation.ledger.trials.values())
 
 

@@ -15,11 +15,13 @@ from typing import Any
 from gcsearch.config import Document, build
 from gcsearch.config.documents import parse_value
 from gcsearch.errors import ConfigError, StudyError, suggestion
+from gcsearch.fronts import objectives_of
 from gcsearch.ledger import Event, StudyState, TrialRecord
 from gcsearch.registry import spec
 from gcsearch.tuning.engine import Engine
 from gcsearch.tuning.replay import Simulation
 from gcsearch.tuning.samplers.plain import RandomSampler
+from gcsearch.tuning.settings import Objective
 from gcsearch.tuning.settling import Settling
 from gcsearch.tuning.space import Params, Space
 from gcsearch.tuning.stopping import RungRule, Stopping
@@ -94,12 +96,12 @@ class RecordedSimulation(Simulation):
 
     def recorded(self, record: TrialRecord, images: int) -> float:
         """Score at a rung; not finite if the trial had diverged by then."""
-        value = self.source(record).value_at(self.engine.metric, images)
+        value = self.source(record).value_at(self.engine.objectives[0].key, images)
         return math.inf if value is None else value
 
     def reach(self, record: TrialRecord, images: int) -> None:
         source = self.source(record)
-        if source.state != "diverged" and source.value_at(self.engine.metric, images) is None:
+        if source.state != "diverged" and source.value_at(self.engine.objectives[0].key, images) is None:
             self.unknown.append(source.trial)
             self.end(record, "interrupted", "went on beyond what was recorded")
         else:
@@ -143,9 +145,10 @@ def replay(events: Sequence[Event], stopping: Stopping) -> Replayed:
         stopping: The other rule.
     """
     state = StudyState(events)
+    check_replayable(state)
     trials, objective = _searched(state), state.study["objective"]
     metric, is_lower, use = objective["key"], objective["goal"] == "minimize", objective["use"]
-    settling = Settling(stopping)
+    target, settling = Objective(metric=metric, goal=objective["goal"], use=use), Settling(stopping)
     engine = RecordedEngine(
         space=Space(()),
         base=Document({}),
@@ -154,14 +157,13 @@ def replay(events: Sequence[Event], stopping: Stopping) -> Replayed:
         start_from=(),
         stopping=stopping,
         within=_within(state, stopping),
-        metric=metric,
-        loss=(lambda value: value) if is_lower else (lambda value: -value),
+        objectives=(target,),
         rungs=_rungs(state),
         recorded=tuple(record.params for record in trials),
         is_settling=lambda record, images: settling(trials[int(record.trial)], images),
     )
     simulation = RecordedSimulation(engine, trials, concurrency(events))
-    simulation.run(objective["goal"])
+    simulation.run()
     ranking = simulation.ledger.state.ranking(metric, lower_is_better=is_lower, use=use)
     best, reference = (
         found[0].value(metric, use, is_lower) if found else None
@@ -177,13 +179,28 @@ def replay(events: Sequence[Event], stopping: Stopping) -> Replayed:
         unknown=unknown,
         best=best,
         best_trial=ranking[0].trial if ranking else None,
-        loss=None if best is None or reference is None else engine.loss(best) - engine.loss(reference),
+        loss=None if best is None or reference is None else target.loss(best) - target.loss(reference),
         is_exact=not unknown,
     )
 
 
+def check_replayable(state: StudyState) -> None:
+    """Nothing, if rules can be compared on the curves of a study.
+
+    Raises:
+        StudyError: It has several objectives, so what a rule has lost is not one number.
+    """
+    if len(objectives := objectives_of(state)) > 1:
+        names = " and ".join(one["metric"] for one in objectives)
+        raise StudyError(
+            f"study '{state.study['study']}': replay says how much worse a rule's best trial is, which is not one "
+            f"number for {names}. It takes studies of one objective."
+        )
+
+
 def as_run(state: StudyState) -> Replayed:
     """What the study itself has cost and found, to compare with."""
+    check_replayable(state)
     trials, objective = _searched(state), state.study["objective"]
     metric, is_lower, use = objective["key"], objective["goal"] == "minimize", objective["use"]
     ranking = state.ranking(metric, lower_is_better=is_lower, use=use)

@@ -6,7 +6,7 @@ What a real study does is decided by the same engine, so samplers and stopping r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -15,14 +15,17 @@ from gcsearch.errors import ConfigError
 from gcsearch.ledger import Event, Ledger, TrialRecord
 from gcsearch.registry import spec
 from gcsearch.tuning.engine import Engine
-from gcsearch.tuning.settings import Search
+from gcsearch.tuning.samplers import check_sampler
+from gcsearch.tuning.settings import Objective, Search
 from gcsearch.tuning.space import Params
 from gcsearch.tuning.space_parser import parse_space
-from gcsearch.tuning.spec import resolve_within
+from gcsearch.tuning.spec import recorded_objectives, resolve_within
 from gcsearch.tuning.stopping import not_promoted
 
 METRIC: Final = "eval/score"
 """Key of the score in simulated results."""
+
+Goal = Literal["minimize", "maximize"]
 
 START: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """Virtual time at which a simulated study begins; a worker sees 1,000 images a second."""
@@ -32,9 +35,9 @@ def simulate(
     space: Mapping[str, Any],
     search: Mapping[str, Any],
     stopping: Mapping[str, Any] | str,
-    evaluate: Callable[[Params, int], float],
+    evaluate: Callable[[Params, int], float | Sequence[float]],
     *,
-    goal: Literal["minimize", "maximize"],
+    goal: Goal | Sequence[Goal],
     horizon_images: int,
     budget_images: int,
     num_workers: int,
@@ -48,8 +51,9 @@ def simulate(
         space: As in a study file, but its keys are free names.
         search: As in a study file: `sampler`, `start_from`. A `seed` in it is replaced by the argument.
         stopping: As in a study file.
-        evaluate: Score of flat parameters after some images. What is not finite is a diverged trial.
-        goal: Direction of the score.
+        evaluate: Score of flat parameters after some images. What is not finite is a diverged trial. With several
+            goals, as many scores.
+        goal: Direction of the score, or a list with one for each of several scores.
         horizon_images: Length of a full training.
         budget_images: Images that all trials together may see. No trial is begun or continued that would exceed it.
         num_workers: Trials at a time, each with a virtual worker.
@@ -58,7 +62,8 @@ def simulate(
         events: Events of the same simulation, cut off anywhere: it goes on from there.
 
     Returns:
-        The events of the study, with virtual times, and their state. Scores are under `METRIC`.
+        The events of the study, with virtual times, and their state. Scores are under `METRIC`; of several, under
+        `METRIC` with ``_0``, ``_1``, ... behind it.
 
     Raises:
         ConfigError: Something in the arguments is wrong.
@@ -66,15 +71,13 @@ def simulate(
     for name, value in (("horizon_images", horizon_images), ("num_workers", num_workers)):
         if value < 1:
             raise ConfigError(f"simulate: {name} must be at least 1, got {value}.")
-    if goal not in ("minimize", "maximize"):
-        raise ConfigError(f"simulate: goal must be minimize or maximize, got {goal!r}.")
     engine = make_engine(
         space, search, stopping, goal=goal, horizon_images=horizon_images, seed=seed, every_images=every_images
     )
     simulation = Simulation(
         engine, lambda record, images: evaluate(dict(record.params), images), budget_images, num_workers, events
     )
-    simulation.run(goal)
+    simulation.run()
     return simulation.ledger
 
 
@@ -83,18 +86,24 @@ def make_engine(
     search: Mapping[str, Any],
     stopping: Mapping[str, Any] | str,
     *,
-    goal: str,
+    goal: Goal | Sequence[Goal],
     horizon_images: int,
     seed: int,
     every_images: int | None = None,
 ) -> Engine:
     """Engine of a simulated study; the arguments are those of `simulate`."""
+    goals = [goal] if isinstance(goal, str) else list(goal)
+    if not goals or any(one not in ("minimize", "maximize") for one in goals):
+        raise ConfigError(
+            f"simulate: goal must be minimize or maximize, got {goal!r}. Several scores take a list of these."
+        )
+    keys = [METRIC] if isinstance(goal, str) else [f"{METRIC}_{index}" for index in range(len(goals))]
     document = Document({"space": dict(space), "search": dict(search), "stopping": stopping}, "simulate")
     parsed = parse_space(document.data["space"], document, is_free=True)
     settings = build_settings(Search, {**search, "seed": seed}, document, ("search",))
     rule = build("stopping", stopping if isinstance(stopping, str) else dict(stopping), document, ("stopping",))
     try:
-        settings.sampler.check(parsed, Document({}))
+        check_sampler(settings.sampler, parsed, Document({}), len(goals))
     except ValueError as error:
         raise ConfigError(f"simulate: search.{error}") from None
     grid = range(every_images, horizon_images, every_images) if every_images else ()
@@ -106,8 +115,7 @@ def make_engine(
         start_from=settings.start_from,
         stopping=rule,
         within=resolve_within(rule, parsed),
-        metric=METRIC,
-        loss=(lambda value: value) if goal == "minimize" else (lambda value: -value),
+        objectives=tuple(Objective(metric=key, goal=one) for key, one in zip(keys, goals, strict=True)),
         rungs=tuple(sorted({*grid, *rule.rungs(horizon_images), horizon_images})),
     )
 
@@ -117,7 +125,7 @@ class Simulation:
 
     Args:
         engine: Decides.
-        evaluate: Score of a trial after some images.
+        evaluate: Score of a trial after some images, or as many scores as there are objectives.
         budget_images: Images that all trials together may see; infinite if only the engine limits them.
         num_workers: Trials at a time.
         events: Events of the same simulation, cut off anywhere.
@@ -126,7 +134,7 @@ class Simulation:
     def __init__(
         self,
         engine: Engine,
-        evaluate: Callable[[TrialRecord, int], float],
+        evaluate: Callable[[TrialRecord, int], float | Sequence[float]],
         budget_images: float,
         num_workers: int,
         events: Iterable[Event] = (),
@@ -146,16 +154,14 @@ class Simulation:
         record: Event = {"event": event, "time": self.now.isoformat(timespec="milliseconds")}
         self.ledger.add(record | {key: value for key, value in fields.items() if value is not None})
 
-    def run(self, goal: str) -> None:
+    def run(self) -> None:
         """From wherever the ledger is to the end."""
         if not self.ledger.events:
-            metric = self.engine.metric
-            objective = {"metric": metric, "goal": goal, "use": "last", "key": metric}
             keys = [entry.key for entry in self.engine.space.entries]
             self.write(
                 "study_started",
                 study="simulation",
-                objective=objective,
+                **recorded_objectives(self.engine.objectives),
                 keys=keys,
                 stopping=spec(self.engine.stopping),
                 horizon_images=self.engine.horizon,
@@ -193,12 +199,15 @@ class Simulation:
 
     def reach(self, record: TrialRecord, images: int) -> None:
         """A trial has come to its next rung."""
-        value = float(self.evaluate(record, images))
+        found = self.evaluate(record, images)
+        values = [float(value) for value in (found if isinstance(found, Sequence) else [found])]
         self.seen += images - record.images
-        if not math.isfinite(value):
-            self.end(record, "diverged", f"{images} images: score must be finite, got {value}.", images=images)
-            return
-        self.write("result", trial=record.trial, images=images, metrics={self.engine.metric: value})
+        for value in values:
+            if not math.isfinite(value):
+                self.end(record, "diverged", f"{images} images: score must be finite, got {value}.", images=images)
+                return
+        keys = [objective.key for objective in self.engine.objectives]
+        self.write("result", trial=record.trial, images=images, metrics=dict(zip(keys, values, strict=True)))
         self.decide(record)
 
     def decide(self, record: TrialRecord) -> None:

@@ -94,10 +94,10 @@ class SearchDriver(Driver):
 
     def _next_final(self) -> finalists.Final | None:
         """The next finalist; None while the search goes on, or if all are trained."""
-        settings, objective = self.study.finalists, self.study.objective
+        settings = self.study.finalists
         if settings is None or any(self.state.trials[trial].kind == "trial" for trial in self.active):
             return None
-        chosen = finalists.candidates(self.state, settings, objective)
+        chosen = finalists.candidates(self.state, settings, self.study.objectives)
         for final in finalists.plan(chosen, settings):
             record = self.state.trials.get(final.trial)
             if record is None or (record.state not in ENDED and record.trial not in self.active):
@@ -121,7 +121,7 @@ class SearchDriver(Driver):
         assert settings is not None
         if not self._has_finalists:
             self._has_finalists = True
-            chosen = finalists.candidates(self.state, settings, objective)
+            chosen = finalists.candidates(self.state, settings, self.study.objectives)
             self.write("finalists_started", candidates=chosen, seeds=list(settings.seeds))
         record, begun = self.state.trials[final.candidate], self.state.trials.get(final.trial)
         experiment = (

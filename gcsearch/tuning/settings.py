@@ -11,13 +11,16 @@ from gcsearch.tuning.samplers.auto import RungAwareTPE
 DEFAULT_TRIALS: Final = 24
 FINALIST_SAMPLES: Final = 10_000
 
+COSTS: Final = ("train_seconds", "forward_units")
+"""Costs of training that may be an objective beside a score; lower is better. The second one has no noise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """What a study minimises or maximises.
 
     Attributes:
-        metric: A score of the experiment, e.g. ``fid`` for ``eval/fid``.
+        metric: A score of the experiment, e.g. ``fid`` for ``eval/fid``; beside one, also a cost of training.
         goal: Direction; must agree with the metric's own.
         use: Which value of a finished trial counts: its ``last`` or its ``best``.
     """
@@ -29,7 +32,9 @@ class Objective:
     @property
     def key(self) -> str:
         """Name under which results carry the metric."""
-        return self.metric if "/" in self.metric else f"eval/{self.metric}"
+        if "/" in self.metric:
+            return self.metric
+        return f"cost/{self.metric}" if self.metric in COSTS else f"eval/{self.metric}"
 
     def loss(self, value: float) -> float:
         """The value with lower always better."""

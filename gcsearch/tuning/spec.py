@@ -10,10 +10,10 @@ from typing import Any
 from gcsearch.config import Document, Experiment, build, build_settings, find_experiment, read_document
 from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
-from gcsearch.metrics import ModelMetric
 from gcsearch.registry import spec
 from gcsearch.tuning.engine import Engine
-from gcsearch.tuning.samplers import Recorder
+from gcsearch.tuning.objectives import check_objectives
+from gcsearch.tuning.samplers import Recorder, check_sampler
 from gcsearch.tuning.settings import Budget, Finalists, Objective, Resources, Search
 from gcsearch.tuning.settling import Settling
 from gcsearch.tuning.space import FixedChooser, Params, Range, Space, label_of, lookup, parameter_key
@@ -29,6 +29,7 @@ class StudySpec:
         name: Name of the study.
         base: The experiment before anything is varied, as a document for messages.
         experiment: The same, built.
+        objectives: What is minimised or maximised; trials are listed by the first.
         space: What is varied.
         space_data: The space as written, to store and to compare.
         finalists: Which recipes are trained again on fresh seeds; None trains none.
@@ -37,7 +38,7 @@ class StudySpec:
     name: str
     base: Document
     experiment: Experiment
-    objective: Objective
+    objectives: tuple[Objective, ...]
     budget: Budget
     space: Space
     space_data: dict[str, Any]
@@ -45,6 +46,11 @@ class StudySpec:
     stopping: Stopping
     resources: Resources
     finalists: Finalists | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """The first objective."""
+        return self.objectives[0]
 
     @property
     def within(self) -> str | None:
@@ -61,8 +67,7 @@ class StudySpec:
             start_from=self.search.start_from,
             stopping=self.stopping,
             within=self.within,
-            metric=self.objective.key,
-            loss=self.objective.loss,
+            objectives=self.objectives,
             rungs=tuple(self.experiment.rungs),
             max_trials=self.budget.trials,
             is_settling=Settling(self.stopping),
@@ -88,14 +93,14 @@ class StudySpec:
         return {
             "experiment": experiment,
             "space": self.space_data,
-            "objective": spec(self.objective),
+            "objective": spec(self.objective) if len(self.objectives) == 1 else [spec(one) for one in self.objectives],
             "stopping": spec(self.stopping),
         }
 
     def opening(self) -> dict[str, Any]:
         """What its ledger begins with, besides where its numbers come from."""
         return {
-            "objective": spec(self.objective) | {"key": self.objective.key},
+            **recorded_objectives(self.objectives),
             "keys": [entry.key for entry in self.space.entries],
             "horizon_images": self.experiment.training.num_images,
             "trials": self.budget.trials,
@@ -115,6 +120,12 @@ class StudySpec:
             **({} if self.finalists is None else {"finalists": spec(self.finalists)}),
             "resources": spec(self.resources),
         }
+
+
+def recorded_objectives(objectives: Sequence[Objective]) -> dict[str, Any]:
+    """Objectives as a ledger has them: ``objective`` is the first; of several, ``objectives`` are all."""
+    recorded = [spec(one) | {"key": one.key} for one in objectives]
+    return {"objective": recorded[0]} | ({"objectives": recorded} if len(recorded) > 1 else {})
 
 
 def resolve_within(stopping: Stopping, space: Space) -> str | None:
@@ -183,7 +194,7 @@ def load_study(
     study_name = str(name or document.data.get("name") or path.stem)
     if not study_name.strip() or "/" in study_name or study_name.startswith("."):
         raise ConfigError(f"{document.where(('name',))}: name must be usable as a folder, got {study_name!r}.")
-    sections = {"budget": Budget, "search": Search, "objective": Objective}
+    sections = {"budget": Budget, "search": Search}
     settings: dict[str, Any] = {
         key: build_settings(cls, document.data.get(key, {}), document, (key,)) for key, cls in sections.items()
     }
@@ -191,6 +202,7 @@ def load_study(
         settings["budget"] = build_settings(
             Budget, {**spec(settings["budget"]), "trials": trials}, Document({}, "--trials"), ("budget",)
         )
+    objectives = _objectives(document)
     stopping: Stopping = NoStopping()
     if "stopping" in document.data:
         section = document.data["stopping"]
@@ -208,6 +220,7 @@ def load_study(
         name=study_name,
         base=base,
         experiment=built,
+        objectives=objectives,
         space=space,
         space_data=document.data["space"],
         stopping=stopping,
@@ -217,6 +230,19 @@ def load_study(
     )
     _check(study, document)
     return study
+
+
+def _objectives(document: Document) -> tuple[Objective, ...]:
+    """The section `objective`: one, or a list of several."""
+    section = document.data.get("objective", {})
+    if not isinstance(section, list):
+        return (build_settings(Objective, section, document, ("objective",)),)
+    if len(section) < 2:
+        raise ConfigError(
+            f"{document.where(('objective',))}: objective must be one mapping, or a list of at least two, got a list "
+            f"of {len(section)}."
+        )
+    return tuple(build_settings(Objective, one, document, ("objective", index)) for index, one in enumerate(section))
 
 
 def _with_default(section: Any, key: str, value: Any) -> Any:
@@ -253,39 +279,8 @@ def _validated(space: Space, base: Document) -> frozenset[str]:
 
 def _check(study: StudySpec, document: Document) -> None:
     """What only holds, or fails, between sections."""
-    objective, experiment = study.objective, study.experiment
-    metrics = {
-        key: metric.lower_is_better
-        for metric in experiment.evaluation.scores
-        for name in metric.keys
-        for key in (f"eval/{name}", f"eval/{name}_online")
-    }
-    if objective.key not in metrics:
-        known = [key.removeprefix("eval/") for key in metrics]
-        extra = ""
-        if objective.metric.startswith("train"):
-            extra = " The training loss is not comparable across schedules, couplings or distances."
-        elif _is_diagnostic(objective.metric, experiment):
-            extra = (
-                " A diagnostic is not comparable across schedules, and generated end points lower it by construction."
-            )
-        raise ConfigError(
-            f"{document.where(('objective', 'metric'))}: objective.metric must be a score that the experiment "
-            f"computes, got '{objective.metric}'.{extra} {suggestion(objective.metric, known)}"
-        )
-    if (objective.goal == "minimize") != metrics[objective.key]:
-        right = "minimize" if metrics[objective.key] else "maximize"
-        raise ConfigError(
-            f"{document.where(('objective', 'goal'))}: objective.goal must be {right} for {objective.metric}."
-        )
-
-    first_metric = experiment.evaluation.scores[0].keys[0]
-    if objective.use == "best" and objective.key != f"eval/{first_metric}":
-        raise ConfigError(
-            f"{document.where(('objective', 'use'))}: objective.use: best must go with the first of "
-            f"evaluation.metrics, whose best weights are kept, got '{objective.metric}' while '{first_metric}' is "
-            "first. Reorder the metrics."
-        )
+    experiment = study.experiment
+    check_objectives(study.objectives, experiment, document)
 
     if study.finalists is not None and experiment.seed in study.finalists.seeds:
         raise ConfigError(
@@ -314,18 +309,11 @@ def _check(study: StudySpec, document: Document) -> None:
                 f"got '{within}'. {suggestion(within, [entry.key for entry in study.space.entries])}"
             )
     try:
-        study.search.sampler.check(study.space, study.base)
+        check_sampler(study.search.sampler, study.space, study.base, len(study.objectives))
     except ValueError as error:
         raise ConfigError(f"{document.where(('search', 'sampler'))}: search.{error}") from None
     for index, params in enumerate(study.search.start_from):
         _check_start(study, params, document, index)
-
-
-def _is_diagnostic(metric: str, experiment: Experiment) -> bool:
-    """Whether an objective names a metric of the networks instead of their samples."""
-    section, _, key = metric.rpartition("/")
-    keys = {key for diagnostic in experiment.evaluation.diagnostics for key in diagnostic.keys}
-    return section == ModelMetric.section or (not section and key in keys)
 
 
 def _check_start(study: StudySpec, params: Params, document: Document, index: int) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from gcsearch.ledger import ENDED, LEDGER_NAME, LedgerWriter, StudyState, read_events
-from gcsearch.registry import spec
 from gcsearch.tuning.search_driver import SearchDriver
 from gcsearch.tuning.spec import StudySpec, load_study
 
@@ -138,8 +137,8 @@ IDENTITY = (
 class Training:
     """One trial as a trainer reports it; its checkpoint outlives the driver."""
 
-    def __init__(self, driver, record, checkpoints):
-        self.driver, self.record, self.checkpoints = driver, record, checkpoints
+    def __init__(self, driver, record, checkpoints, seconds):
+        self.driver, self.record, self.checkpoints, self.seconds = driver, record, checkpoints, seconds
         self.messages = self._messages(record.images)
 
     def _messages(self, reported):
@@ -157,7 +156,8 @@ class Training:
                 self.checkpoints[trial] = images
             if images > reported:
                 value = score(params, images) + luck(self.record)
-                metrics = {"eval/fid": value, "train/loss": 1.0, "cost/train_seconds": images / 100}
+                seconds = self.seconds(self.record.params, images)
+                metrics = {"eval/fid": value, "train/loss": 1.0, "cost/train_seconds": seconds}
                 yield {"result": {"images": images, "metrics": metrics, "identities": {"eval/fid": identity}}}
         yield {"outcome": {"state": "completed", "reason": None}}
 
@@ -167,18 +167,26 @@ class Training:
         return message is not None and not self.driver.on_report(self.record.trial, message)
 
 
-def run_without_ray(study, directory, checkpoints=None, *, concurrent=1, observers=(), stop_after=None):
+def run_without_ray(
+    study,
+    directory,
+    checkpoints=None,
+    *,
+    concurrent=1,
+    observers=(),
+    stop_after=None,
+    seconds=lambda params, images: images / 100,
+):
     """What `run_study` does, with a loop in place of Ray."""
     checkpoints = {} if checkpoints is None else checkpoints
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
         events = read_events(directory / LEDGER_NAME)
         driver = SearchDriver(study, directory, ledger, StudyState(events), observers)
-        objective = spec(study.objective) | {"key": study.objective.key}
-        driver.write("study_started", study=study.name, objective=objective)
+        driver.write("study_started", study=study.name, **study.opening())
         running, steps = [], 0
         while True:
             while len(running) < concurrent and (record := driver.next_trial()):
-                running.append(Training(driver, record, checkpoints))
+                running.append(Training(driver, record, checkpoints, seconds))
             if not running:
                 break
             for training in list(running):

@@ -97,3 +97,37 @@ def test_audits_are_marked_in_the_ledger_and_never_stop(load, sections, run, tmp
         assert {state.trials[trial].state for trial in audits} <= {"completed", "diverged"}
         assert not any(event.get("paused") for event in events if event.get("trial") in audits)
         assert {trial for trial, record in state.trials.items() if record.is_audit} == audits
+
+
+def decisions(directory):
+    """What was decided and learned, in order, without times."""
+    kept = ("event", "trial", "params", "images", "state", "paused", "reason")
+    return [
+        {key: event[key] for key in kept if key in event}
+        for event in read_events(directory / LEDGER_NAME)
+        if event["event"] in ("trial_started", "result", "trial_ended")
+    ]
+
+
+def test_an_extended_study_differs_from_one_that_was_planned_so_only_after_its_first_end(load, sections, run, tmp_path):
+    """Before the first study had nothing left to do but promote its best, both decided the same.
+
+    What waited at its end was stopped for good, which a study planned at once would have kept waiting.
+    """
+    stopping = sections["stopping"] | {"variant": "promotion"}
+    planned = load(stopping=stopping)
+    run(planned, tmp_path / "planned")
+    run(load(stopping=stopping, budget={"trials": 5}), tmp_path / "extended")
+    first = decisions(tmp_path / "extended")
+    state = run(planned, tmp_path / "extended")
+    whole, extended = decisions(tmp_path / "planned"), decisions(tmp_path / "extended")
+    assert extended[: len(first)] == first
+    split = next(index for index, event in enumerate(whole) if event["trial"] == "0005")
+    assert split > 10
+    assert first[:split] == whole[:split]
+    assert first[split:] != whole[split:]
+    stopped = {event["trial"] for event in first if event.get("state") == "stopped"}
+    assert stopped
+    assert not stopped & {event["trial"] for event in extended[len(first) :]}
+    assert len(state.trials) == 9
+    assert {record.state for record in state.trials.values()} <= {*ENDED}

@@ -1,137 +1,18 @@
-"""Samplers: pure functions of what is known, inside the space, and better than chance."""
+"""The sampler `auto`: what it models, how far it trusts a rung, and that it is better than chance."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from gcsearch.config import Document
-from gcsearch.tuning.samplers import History, Observation, RandomChooser, drawn_from, search_samplers
+from gcsearch.tuning.samplers import Observation, RandomChooser
 from gcsearch.tuning.samplers.auto import NeighbourChooser, RungAwareTPE, rank_agreement
 from gcsearch.tuning.samplers.plain import RandomSampler
-from gcsearch.tuning.space import Choice, parameter_key
-from gcsearch.tuning.space_parser import parse_space
 
-RUNGS = (100, 300, 900)
-BASE = Document({"tree": {}})
-SPACE = {
-    "x": {"min": 0.0, "max": 1.0},
-    "lr": {"min": 1e-5, "max": 1e-1, "scale": "log"},
-    "width": {"min": 1, "max": 64, "scale": "log"},
-    "tree.kind": {
-        "values": [
-            {"name": "a", "depth": {"min": 1, "max": 5}},
-            {"name": "b", "rate": {"min": 0.0, "max": 1.0}, "flag": {"values": [True, False, None]}},
-            "c",
-        ]
-    },
-}
-
-
-def space_of(spec):
-    return parse_space(spec, Document({"space": spec}))
-
-
-TREE = space_of(SPACE)
-LINE = space_of({"x": {"min": 0.0, "max": 1.0}, "y": {"min": 0.0, "max": 1.0}})
-
-
-def suggest(sampler, observations, seed, number, space=TREE, rungs=RUNGS):
-    history = History(space=space, base=BASE, observations=observations, rungs=rungs, seed=seed, number=number)
-    return space.draw(sampler.chooser(history), BASE)[0]
-
-
-def observe(params, scores, is_running=False, space=TREE):
-    return Observation(drawn=drawn_from(space, BASE, params), scores=scores, is_running=is_running)
-
-
-def history(seed, count, space=TREE, rungs=RUNGS):
-    """Trials of every sort: running, stopped at any rung, diverged at any rung, failed without a score."""
-    random = np.random.default_rng(seed)
-    observations = []
-    for number in range(count):
-        params, _ = space.draw(RandomChooser(seed, number), BASE)
-        reached = int(random.integers(0, len(rungs) + 1))
-        scores = {rung: float(random.normal()) for rung in rungs[:reached]}
-        if random.random() < 0.2:
-            scores |= dict.fromkeys(rungs[reached:], math.inf)
-        observations.append(observe(params, scores, bool(random.random() < 0.3), space))
-    return observations
-
-
-ANY_SPACE = ["auto", "grid", "qmc", "random", "tpe"]
-"""Samplers that take a space with parameters that exist only sometimes; `gp` does not."""
-
-
-def test_every_sampler_is_tested():
-    assert sorted([*ANY_SPACE, "gp"]) == list(search_samplers)
-
-
-@pytest.mark.parametrize("name", ANY_SPACE)
-def test_the_same_history_seed_and_number_give_the_same_suggestion(name):
-    sampler = search_samplers[name]()
-    for seed in range(5):
-        observations = history(seed, 40)
-        first = [suggest(sampler, observations, seed, number) for number in range(40, 50)]
-        assert first == [suggest(sampler, observations, seed, number) for number in range(40, 50)]
-
-
-@pytest.mark.parametrize("name", ["auto", "qmc", "random", "tpe"])
-def test_different_numbers_and_different_seeds_give_different_suggestions(name):
-    sampler, observations = search_samplers[name](), history(0, 40)
-    numbers = [suggest(sampler, observations, 0, number)["x"] for number in range(40, 80)]
-    seeds = [suggest(sampler, observations, seed, 40)["x"] for seed in range(40)]
-    assert len(set(numbers)) >= 38  # a suggestion may be at an end of its range
-    assert len(set(seeds)) >= 38
-
-
-SCRIPT = """
-import importlib.util, json, sys
-spec = importlib.util.spec_from_file_location("there", sys.argv[1])
-there = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(there)
-print(json.dumps(there.several()))
-"""
-
-
-def several():
-    observations = history(3, 60)
-    return [suggest(search_samplers[name](), observations, 7, n) for name in ANY_SPACE for n in range(60, 65)]
-
-
-def test_another_process_suggests_the_same():
-    environment = os.environ | {"PYTHONHASHSEED": "1"}
-    command = [sys.executable, "-c", SCRIPT, __file__]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=True)
-    assert json.loads(done.stdout) == several()
-
-
-def is_inside(params, space=TREE):
-    for name, (_, node) in drawn_from(space, BASE, params).items():
-        value = params[parameter_key(name)]
-        if isinstance(node, Choice):
-            assert any(option.label == value and type(option.label) is type(value) for option in node.options)
-        else:
-            assert node.low <= value <= node.high
-            assert type(value) is (int if node.is_integer else float)
-    expected = {"x", "lr", "width", "tree.kind"}
-    expected |= {"a": {"tree.kind.depth"}, "b": {"tree.kind.rate", "tree.kind.flag"}, "c": set()}[params["tree.kind"]]
-    assert set(params) == expected
-
-
-@pytest.mark.parametrize("name", ANY_SPACE)
-def test_suggestions_lie_inside_the_space_for_random_histories(name):
-    options = {"auto": {"random_share": 0.0, "min_observations": 2}, "tpe": {"startup_trials": 1}}
-    sampler = search_samplers[name](**options.get(name, {}))
-    for seed in range(40 if name == "tpe" else 200):
-        is_inside(suggest(sampler, history(seed, seed % 25), seed, seed % 25))
+from .sampling import BASE, LINE, RUNGS, TREE, bowl, is_inside, observe, search, suggest
 
 
 @pytest.mark.parametrize(
@@ -277,21 +158,6 @@ def test_the_share_of_random_trials_is_what_it_says():
     share = sum(one == other for one, other in zip(auto, random, strict=True)) / 150
     assert 0.15 < share < 0.35
     assert [suggest(RungAwareTPE(random_share=1.0), observations, 0, n) for n in range(20, 170)] == random
-
-
-def search(sampler, evaluate, seed, trials, space=LINE):
-    observations, scores, drawn = [], [], []
-    for number in range(trials):
-        params = suggest(sampler, observations, seed, number, space)
-        score = evaluate(params)
-        observations.append(observe(params, dict.fromkeys(RUNGS, score), space=space))
-        scores.append(score)
-        drawn.append(params)
-    return scores, drawn
-
-
-def bowl(params):
-    return (params["x"] - 0.3) ** 2 + (params["y"] - 0.8) ** 2
 
 
 @pytest.fixture(scope="module")

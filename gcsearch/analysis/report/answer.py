@@ -11,15 +11,21 @@ from scipy import stats
 from gcsearch.analysis.results import StudyResults
 from gcsearch.analysis.wording import (
     duration_text,
+    front_text,
     images_text,
     interval_text,
     metric_title,
+    objective_title,
+    objectives_text,
     parameters_text,
     verdict_text,
 )
 from gcsearch.selection import Selection
 from gcsearch.statistics import CONFIDENCE, RETRAINING_NOISE
 from gcsearch.tracking.names import short_names
+
+MAX_FRONT: Final = 8
+"""Members of a front that are told one by one."""
 
 LUCK: Final = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(2) * max(RETRAINING_NOISE)
 """Relative difference of two FIDs that trainings with different seeds alone reach, in 19 cases of 20."""
@@ -49,13 +55,36 @@ def answer(results: StudyResults) -> Answer:
     if not what:
         question = f"Which {metric_title(results)} does this recipe train to?"
     selection = results.selection
-    if selection is not None:
+    if results.has_front:
+        titles = [objective_title(results, one) for one in results.objectives]
+        question = f"Which recipes are best in {' and '.join(titles)} together, when {what} may vary?"
+        headline, facts = _of_front(results, selection)
+    elif selection is not None:
         headline, facts = verdict_text(selection), _of_finalists(results, selection)
     else:
         headline, facts = _of_search(results)
     if not results.state.ended and (selection is None or selection.is_final):
         headline += " The study is not over: this is its state so far."
     return Answer(question=question, headline=headline, facts=(*facts, ("At what cost", _cost(results))))
+
+
+def _of_front(results: StudyResults, selection: Selection | None) -> tuple[str, list[tuple[str, str]]]:
+    headline = front_text(results) if selection is None or not selection.front else verdict_text(selection)
+    facts = [
+        (f"Trial {record.trial}", f"{objectives_text(results, record)}: {parameters_text(record.params, results.keys)}")
+        for record in results.front()[:MAX_FRONT]
+    ]
+    if selection is None:
+        sure = (
+            "Not known. Each trial is one training with one seed, and the front collects the lucky ones. This line in "
+            "the study file would tell: finalists: {top: 3, seeds: [1, 2, 3]}"
+        )
+    else:
+        sure = (
+            "Means over fresh seeds decide which recipes are on the front; one that is nowhere clearly worse than a "
+            "member of it is named as within noise."
+        )
+    return headline, [*facts, ("How sure", sure)]
 
 
 def _of_finalists(results: StudyResults, selection: Selection) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from gcsearch.analysis.rank_fidelity import rank_fidelity
 from gcsearch.analysis.report.answer import Answer, answer
 from gcsearch.analysis.report.curves import curves_by_arm, curves_by_cost, fidelity_figure, finalists_figure
 from gcsearch.analysis.report.drawing import Picture, save, style
+from gcsearch.analysis.report.front import front_figure, front_of_finalists_figure
 from gcsearch.analysis.report.parameters import importance_figure, important_keys, pairs_figure, parallel_coordinates
 from gcsearch.analysis.report.samples import sample_strips
 from gcsearch.analysis.report.study_tables import study_tables
@@ -26,8 +27,8 @@ from gcsearch.metrics.identity import ScoreIdentity
 
 PAGE: Final = "report.html"
 PICTURES: Final = (
-    "finalists", "curves_by_arm", "curves_by_cost", "parallel_coordinates", "importance", "pairs", "rank_fidelity",
-    "samples",
+    "front", "front_of_finalists", "finalists", "curves_by_arm", "curves_by_cost", "parallel_coordinates", "importance",
+    "pairs", "rank_fidelity", "samples",
 )  # fmt: skip
 TABLES: Final = (
     "trials", "finalists", "finalist_trainings", "importance", "interactions", "rank_fidelity", "failures", "curves",
@@ -95,6 +96,8 @@ def write_report(
     sources: dict[str, dict[str, str]] = {}
     with style():
         drawn = [
+            front_figure(results),
+            front_of_finalists_figure(results),
             finalists_figure(results),
             curves_by_arm(results, arm_key),
             curves_by_cost(results, arm_key),
@@ -120,9 +123,11 @@ def write_report(
             **other,
         )
 
+    first = [f"Ranks are of {metric_title(results)}, the first objective."] if results.has_front else []
     warnings = [finding.text for finding in findings(results)]
     sections = [
-        section("finalists", "Who won", ["finalists"], ["finalists"]),
+        section("front", "What can be had together", ["front", "front_of_finalists"]),
+        section("finalists", "The best again" if results.has_front else "Who won", ["finalists"], ["finalists"]),
         section("curves", "How the trials trained", ["curves_by_arm", "curves_by_cost"]),
         section("samples", "What they draw", ["samples"]),
         section(
@@ -131,7 +136,9 @@ def write_report(
             ["importance", "parallel_coordinates", "pairs"],
             ["importance", "interactions"],
         ),
-        section("rungs", "Can early rungs be trusted", ["rank_fidelity"], ["rank_fidelity"], texts=[fidelity.advice]),
+        section(
+            "rungs", "Can early rungs be trusted", ["rank_fidelity"], ["rank_fidelity"], texts=[*first, fidelity.advice]
+        ),
         section("warnings", "Worth a look", texts=warnings or ["Nothing stands out."]),
         section("trials", "All trials", shown=["trials"]),
         section(
@@ -215,9 +222,9 @@ def _identities(results: StudyResults) -> list[tuple[str, str]]:
                     f"{identity.extractor}, pixels {identity.quantisation}. Full identity: {text}",
                 )
             )
-    objective = results.state.study["objective"]
-    goal = "lower is better" if results.lower_is_better else "higher is better"
-    facts.append(("objective", f"{objective['key']}, {goal}, the {objective['use']} value of each training counts"))
+    for objective in results.objectives:
+        goal = "lower is better" if objective["goal"] == "minimize" else "higher is better"
+        facts.append(("objective", f"{objective['key']}, {goal}, the {objective['use']} value of each training counts"))
     if not results.metric.startswith("eval/fid"):
         return facts
     note = "FID depends on features, reference and sample count; compare it only with scores of the same identity."

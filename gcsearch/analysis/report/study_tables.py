@@ -10,7 +10,8 @@ from gcsearch.analysis.importance import Importance, Interaction
 from gcsearch.analysis.rank_fidelity import RankFidelity
 from gcsearch.analysis.report.tables import Column, Table
 from gcsearch.analysis.results import StudyResults
-from gcsearch.analysis.wording import metric_title, state_name
+from gcsearch.analysis.wording import metric_title, objective_title, state_name
+from gcsearch.fronts import values_of
 from gcsearch.ledger import TrialRecord
 from gcsearch.tracking.names import short_names
 
@@ -94,11 +95,14 @@ def _last(record: TrialRecord, metric: str) -> float | None:
 
 def trials_table(results: StudyResults) -> Table:
     """The search: completed trials by rank, then the others by how far they came."""
-    rows = results.rows()
+    rows, others = results.rows(), results.objectives[1:]
+    further = {row.record.trial: values_of(row.record, others) for row in rows}
     columns = [
         Column(key="rank", heading="rank"),
+        *([Column(key="front", heading="front")] if results.has_front else []),
         Column(key="trial", heading="trial"),
         _score("value", metric_title(results), [row.value for row in rows]),
+        *(Column(key=f"value/{one['key']}", heading=objective_title(results, one), digits=4) for one in others),
         Column(key="images", heading="images"),
         Column(key="state", heading="state"),
         *_parameters(results, [row.record for row in rows]),
@@ -114,8 +118,10 @@ def trials_table(results: StudyResults) -> Table:
         rows=[
             {
                 "rank": row.rank,
+                **({"front": row.front} if results.has_front else {}),
                 "trial": row.record.trial,
                 "value": row.value,
+                **{f"value/{one['key']}": value for one, value in zip(others, further[row.record.trial], strict=True)},
                 "images": row.record.images,
                 "state": state_name(row.record),
                 **{f"param/{key}": value for key, value in row.record.params.items()},
@@ -134,11 +140,24 @@ def finalists_table(results: StudyResults) -> Table:
     """The recipes that were trained again, the best mean first."""
     selection = results.selection
     recipes = selection.recipes if selection is not None else ()
+    others = results.objectives[1:]
+    further = {
+        recipe.candidate: {
+            f"{name}/{one['key']}": getattr(interval, name)
+            for one, interval in zip(others, recipe.intervals[1:], strict=bool(recipe.intervals))
+            for name in ("mean", "low", "high")
+        }
+        for recipe in recipes
+    }
     rows = [
         {
             "candidate": recipe.candidate,
             "verdict": "winner"
             if selection is not None and recipe is selection.winner
+            else "on the front"
+            if selection is not None and recipe.candidate in selection.front
+            else "within noise of the front"
+            if selection is not None and selection.front and recipe.candidate in selection.ties
             else "within noise of the best"
             if selection is not None and recipe.candidate in selection.ties
             else "diverged on a seed"
@@ -149,6 +168,7 @@ def finalists_table(results: StudyResults) -> Table:
             "mean": recipe.interval.mean if recipe.interval else None,
             "low": recipe.interval.low if recipe.interval else None,
             "high": recipe.interval.high if recipe.interval else None,
+            **further[recipe.candidate],
             "num_seeds": len(recipe.values),
             "searched": results.value(results.state.trials[recipe.candidate]),
             "train_seconds": recipe.seconds,
@@ -163,6 +183,15 @@ def finalists_table(results: StudyResults) -> Table:
         _score("mean", f"{title}, mean over fresh seeds", means),
         _score("low", "95 % low", means),
         _score("high", "95 % high", means),
+        *(
+            Column(key=f"{name}/{one['key']}", heading=heading, digits=4)
+            for one in others
+            for name, heading in (
+                ("mean", f"{objective_title(results, one)}, mean"),
+                ("low", "95 % low"),
+                ("high", "95 % high"),
+            )
+        ),
         Column(key="num_seeds", heading="seeds"),
         _score("searched", "in the search, one seed", means),
         Column(key="train_seconds", heading="training (s)", digits=3),

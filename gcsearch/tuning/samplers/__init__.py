@@ -13,6 +13,7 @@ from gcsearch.tuning.samplers.base import (
     RandomChooser,
     Recorder,
     SearchSampler,
+    check_sampler,
     drawn_from,
     search_samplers,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "RandomChooser",
     "Recorder",
     "SearchSampler",
+    "check_sampler",
     "drawn_from",
     "search_samplers",
 ]

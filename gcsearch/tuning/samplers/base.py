@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,13 +25,16 @@ class Observation:
 
     Attributes:
         drawn: Value and node of every choice that was made, by the node's unique name.
-        scores: Score at each rung reached, by images; lower is better, infinite for a diverged trial.
+        scores: Score at each rung reached, by images; lower is better, infinite for a diverged trial. Of several
+            objectives, the trial's place among all at that rung (`gcsearch.pareto.places`), as a share of them.
         is_running: Whether more may come.
+        losses: All objectives at each rung, lower is better; empty where `scores` is the only one.
     """
 
     drawn: Drawn
     scores: dict[int, float]
     is_running: bool
+    losses: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
     @cached_property
     def units(self) -> dict[str, float]:
@@ -51,6 +54,7 @@ class History:
         seed: Seed of the search.
         number: Number of the trial to suggest; with the seed it fixes every random choice.
         num_given: Trials at the beginning whose parameters the user gave.
+        num_objectives: Objectives of the study.
     """
 
     space: Space
@@ -60,6 +64,7 @@ class History:
     seed: int
     number: int
     num_given: int = 0
+    num_objectives: int = 1
 
     def draw(self, chooser: Chooser) -> Drawn:
         """Everything that a chooser decides."""
@@ -73,7 +78,13 @@ class History:
 
 
 class SearchSampler(Component, ABC):
-    """A rule for suggesting parameters."""
+    """A rule for suggesting parameters.
+
+    Attributes:
+        max_objectives: Objectives that it can search at the same time.
+    """
+
+    max_objectives: ClassVar[float] = math.inf
 
     @abstractmethod
     def chooser(self, history: History) -> Chooser | None:
@@ -85,6 +96,17 @@ class SearchSampler(Component, ABC):
         Raises:
             ValueError: It cannot; the text says why, and names a sampler that can.
         """
+
+
+def check_sampler(sampler: SearchSampler, space: Space, base: Document, num_objectives: int) -> None:
+    """Nothing, if a sampler can search a space for so many objectives.
+
+    Raises:
+        ValueError: It cannot; the text says why, and names a sampler that can.
+    """
+    if num_objectives > sampler.max_objectives:
+        raise ValueError(f"sampler {sampler.name} takes one objective, got {num_objectives}. Use auto or nsga2.")
+    sampler.check(space, base)
 
 
 search_samplers: Registry[SearchSampler] = Registry("search sampler")

@@ -1,14 +1,17 @@
 """Optuna's samplers, fed afresh from the observations for every suggestion.
 
 They are given what Ray Tune's `OptunaSearch` gives them: a trial that was stopped early counts as finished, with its
-last score. That makes them the stock combination that a search engine has to beat; `auto` does not do it.
+last score. That makes them the stock combination that a search engine has to beat; `auto` does not do it. Several
+objectives have no such tradition: then a trial that went further counts as better, and ranks stand for scores (see
+`standings`), or a cost would be lowest for those that were stopped first.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -46,7 +49,7 @@ class OptunaChooser:
 @search_samplers.register("tpe")
 @dataclass(frozen=True, kw_only=True)
 class TPESampler(SearchSampler):
-    """Optuna's tree-structured Parzen estimator, told the last score of every trial.
+    """Optuna's tree-structured Parzen estimator, told the last score of every trial; for one or more objectives.
 
     Attributes:
         startup_trials: Random trials before the model.
@@ -68,7 +71,7 @@ class TPESampler(SearchSampler):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(
-                seed=_seed(history), n_startup_trials=0, multivariate=True, group=True, constant_liar=True
+                seed=optuna_seed(history), n_startup_trials=0, multivariate=True, group=True, constant_liar=True
             )
         return OptunaChooser(_ask(sampler, history))
 
@@ -84,6 +87,8 @@ class GPSampler(SearchSampler):
     Attributes:
         startup_trials: Random trials before the model.
     """
+
+    max_objectives: ClassVar[float] = 1
 
     startup_trials: int = 10
 
@@ -102,7 +107,7 @@ class GPSampler(SearchSampler):
             return RandomChooser(history.seed, history.number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.GPSampler(seed=_seed(history), n_startup_trials=0)
+            sampler = optuna.samplers.GPSampler(seed=optuna_seed(history), n_startup_trials=0)
         return OptunaChooser(_ask(sampler, history))
 
 
@@ -115,7 +120,38 @@ def _num_told(history: History) -> int:
     return sum(bool(one.scores) and not one.is_running for one in history.observations)
 
 
-def _seed(history: History) -> int:
+def standings(history: History) -> list[tuple[float, ...] | None]:
+    """How each trial stands in every objective, lower is better; None for one that runs or has no score.
+
+    A trial has its rank among those whose highest rung is the same; those of a lower rung come behind, and those that
+    diverged behind all. So a trial dominates another of its rung exactly if its scores do, and all of lower ones.
+    """
+    at: dict[int, list[int]] = {}
+    found: list[tuple[float, ...] | None] = [None] * len(history.observations)
+    for index, one in enumerate(history.observations):
+        if not one.scores or one.is_running:
+            continue
+        if math.isfinite(one.scores[max(one.scores)]):
+            at.setdefault(max(one.scores), []).append(index)
+        else:
+            found[index] = (worst_standing(history),) * history.num_objectives
+    for rung, members in at.items():
+        behind = len(history.observations) * sum(later > rung for later in history.rungs)
+        observations = [history.observations[index] for index in members]
+        losses = np.array([one.losses.get(rung, (one.scores[rung],)) for one in observations], dtype=np.float64)
+        ranks = [behind + np.unique(column, return_inverse=True)[1].reshape(-1) for column in losses.T]
+        for place, index in enumerate(members):
+            found[index] = tuple(float(rank[place]) for rank in ranks)
+    return found
+
+
+def worst_standing(history: History) -> float:
+    """Behind all that `standings` gives to a trial with a score."""
+    return float(len(history.observations) * (1 + len(history.rungs)))
+
+
+def optuna_seed(history: History) -> int:
+    """Seed of whatever suggests this trial."""
     return int(np.random.SeedSequence([history.seed, history.number, 2]).generate_state(1)[0])
 
 
@@ -124,26 +160,39 @@ def _ask(sampler: Any, history: History) -> Any:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="minimize", sampler=sampler)
-    for observation in history.observations:
-        score = last_score(observation)
+    study = optuna.create_study(directions=["minimize"] * history.num_objectives, sampler=sampler)
+    states = optuna.trial.TrialState
+    for observation, values in zip(history.observations, _told(history), strict=True):
         if observation.is_running:
-            study.add_trial(_frozen(observation.drawn, None))
-        elif score is not None:
-            study.add_trial(_frozen(observation.drawn, min(max(score, -DIVERGED), DIVERGED)))
+            study.add_trial(frozen_trial(observation.drawn, None, states.RUNNING))
+        elif values is not None:
+            study.add_trial(frozen_trial(observation.drawn, values, states.COMPLETE))
     return study.ask()
 
 
-def _frozen(drawn: Drawn, value: float | None) -> Any:
-    """A finished or running Optuna trial with the given parameters."""
+def _told(history: History) -> list[tuple[float, ...] | None]:
+    """What a trial is said to have scored: its last score, or of several objectives how it stands."""
+    if history.num_objectives > 1:
+        return standings(history)
+    scores = [last_score(observation) for observation in history.observations]
+    return [None if score is None else (min(max(score, -DIVERGED), DIVERGED),) for score in scores]
+
+
+def frozen_trial(drawn: Drawn, values: tuple[float, ...] | None, state: Any) -> Any:
+    """An Optuna trial with the given parameters.
+
+    Args:
+        drawn: Value and node of each choice.
+        values: Its objectives, if it is complete.
+        state: An Optuna `TrialState`.
+    """
     import optuna
 
-    states = optuna.trial.TrialState
     return optuna.trial.create_trial(
         params={name: chosen for name, (chosen, _) in drawn.items()},
         distributions={name: _distribution(node) for name, (_, node) in drawn.items()},
-        value=value,
-        state=states.RUNNING if value is None else states.COMPLETE,
+        values=values,
+        state=state,
     )
 
 
