@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class ArmRow:
     Attributes:
         name: What it changes.
         interval: Mean score over its seeds; None without one, or if a seed diverged.
+        deviation: Standard deviation over its seeds; None with fewer than two, or if a seed diverged.
         num_seeds: Seeds that are through.
         num_diverged: Those that diverged.
         seconds: Mean training time; None without a completed one.
@@ -40,6 +42,7 @@ class ArmRow:
 
     name: str
     interval: Interval | None
+    deviation: float | None
     num_seeds: int
     num_diverged: int
     seconds: float | None
@@ -74,6 +77,7 @@ class AblationResults:
                     "mean": row.interval.mean if row.interval else None,
                     "low": row.interval.low if row.interval else None,
                     "high": row.interval.high if row.interval else None,
+                    "deviation": row.deviation,
                     "num_seeds": row.num_seeds,
                     "num_diverged": row.num_diverged,
                     "train_seconds": row.seconds,
@@ -107,10 +111,12 @@ def ablation_results(results: StudyResults) -> AblationResults:
             for record in state.of_state("completed")
             if record.arm == arm and record.results
         ]
+        is_known = bool(values) and len(finite) == len(values)
         rows.append(
             ArmRow(
                 name=arm,
-                interval=t_interval(values) if values and len(finite) == len(values) else None,
+                interval=t_interval(values) if is_known else None,
+                deviation=statistics.stdev(values) if is_known and len(values) > 1 else None,
                 num_seeds=len(values),
                 num_diverged=len(values) - len(finite),
                 seconds=sum(seconds) / len(seconds) if seconds else None,
@@ -133,6 +139,24 @@ def change_text(outcome: Outcome) -> str:
     if interval.low is not None and interval.high is not None:
         ends = f" [{scale * interval.low:+.1f}, {scale * interval.high:+.1f}]"
     return f"{scale * interval.mean:+.1f}{unit}{ends}"
+
+
+def score_text(row: ArmRow) -> str:
+    """Mean score of an arm with its interval, e.g. ``2.413 [2.301, 2.525]``; what is missing in words."""
+    if row.interval is None:
+        return f"diverged on {row.num_diverged}" if row.num_diverged else "-"
+    low, high = row.interval.low, row.interval.high
+    return f"{row.interval.mean:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+
+
+def seeds_saved(found: Sequence[Outcome]) -> float | None:
+    """Median over contrasts of the seeds that pairing has saved; None where that is not known."""
+    saved = [
+        one.judgement.comparison.seeds_saved
+        for one in found
+        if one.judgement and one.judgement.comparison.seeds_saved is not None
+    ]
+    return statistics.median(saved) if saved else None
 
 
 def p_text(outcome: Outcome) -> str:

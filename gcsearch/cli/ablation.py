@@ -9,7 +9,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gcsearch.analysis.ablation import AblationResults, ablation_results, change_text, p_text, verdict_text
+from gcsearch.analysis.ablation import (
+    AblationResults,
+    ablation_results,
+    change_text,
+    p_text,
+    score_text,
+    seeds_saved,
+    verdict_text,
+)
 from gcsearch.analysis.ablation import write_verdicts as write_files
 from gcsearch.analysis.results import StudyResults, open_results
 from gcsearch.analysis.wording import duration_text
@@ -138,12 +146,8 @@ def _arms(found: AblationResults, outcome: StudyResults) -> Table:
     table.add_column("seeds", justify="right")
     table.add_column("training", justify="right")
     for row in found.arms:
-        text = "-" if not row.num_diverged else f"diverged on {row.num_diverged}"
-        if row.interval is not None:
-            low, high = row.interval.low, row.interval.high
-            text = f"{row.interval.mean:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
         seconds = "-" if row.seconds is None else duration_text(row.seconds)
-        table.add_row(row.name, text, str(row.num_seeds), seconds)
+        table.add_row(row.name, score_text(row), str(row.num_seeds), seconds)
     return table
 
 
@@ -154,14 +158,9 @@ def _sentences(found: AblationResults) -> list[str]:
         "change: mean difference on paired seeds, in percent of the reference; r: correlation of the pairs. Verdicts "
         f"are corrected for {len(plan.contrasts)} contrasts and {looks} (Holm, 5 %); equivalent: within {plan.margin}."
     ]
-    saved = [
-        one.judgement.comparison.seeds_saved
-        for one in found.main
-        if one.judgement and one.judgement.comparison.seeds_saved is not None
-    ]
-    if saved:
-        median = sorted(saved)[len(saved) // 2]
-        texts.append(f"Without pairing, intervals as narrow would need {max(0, median):.0f} more seeds (median).")
+    saved = seeds_saved(found.main)
+    if saved is not None:
+        texts.append(f"Without pairing, intervals as narrow would need {max(0, saved):.0f} more seeds (median).")
     still = [one.contrast.name for one in found.main if one.is_open]
     if still and len(plan.looks) == 1:
         texts.append(f"Undecided: {len(still)} of {len(found.main)}. --until-decided adds seeds for these.")
