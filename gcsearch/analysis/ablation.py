@@ -13,6 +13,7 @@ from gcsearch.ablations import AXES, Axis, Outcome, Plan, outcomes, scores
 from gcsearch.analysis.results import StudyResults
 from gcsearch.errors import StudyError
 from gcsearch.files import write_text
+from gcsearch.noise import Noise, read_noise
 from gcsearch.statistics import Interval, t_interval
 
 AXIS_NAMES: Final[dict[Axis, str]] = {
@@ -56,11 +57,13 @@ class AblationResults:
         plan: What it was to train and judge.
         arms: Every arm, the reference first.
         by_axis: Outcomes of all contrasts, by what arms were given the same amount of.
+        noise: What makes the reference's scores noisy; None if that was not measured.
     """
 
     plan: Plan
     arms: tuple[ArmRow, ...]
     by_axis: dict[Axis, list[Outcome]]
+    noise: Noise | None
 
     @property
     def main(self) -> list[Outcome]:
@@ -88,6 +91,7 @@ class AblationResults:
                 one.contrast.name: {AXIS_NAMES[axis]: found[index].to_dict() for axis, found in self.by_axis.items()}
                 for index, one in enumerate(self.main)
             },
+            "noise": self.noise.to_dict() if self.noise else None,
         }
 
 
@@ -123,7 +127,7 @@ def ablation_results(results: StudyResults) -> AblationResults:
             )
         )
     by_axis = {axis: outcomes(plan, state, axis) for axis in AXES}
-    return AblationResults(plan=plan, arms=tuple(rows), by_axis=by_axis)
+    return AblationResults(plan=plan, arms=tuple(rows), by_axis=by_axis, noise=read_noise(state))
 
 
 def change_text(outcome: Outcome) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich import box
@@ -19,9 +20,10 @@ from gcsearch.analysis.ablation import (
     verdict_text,
 )
 from gcsearch.analysis.ablation import write_verdicts as write_files
+from gcsearch.analysis.noise import noise_sentences
 from gcsearch.analysis.results import StudyResults, open_results
 from gcsearch.analysis.wording import duration_text
-from gcsearch.cli.console import print_json, results, say
+from gcsearch.cli.console import print_json, progress, results, say
 from gcsearch.cli.outside import run_outside
 from gcsearch.cli.studies import fetched, mirrored
 from gcsearch.cli.study import print_place, run_tracked, store_uri
@@ -40,6 +42,7 @@ def ablate_command(
     experiment: str | None,
     name: str | None,
     is_sequential: bool,
+    with_noise: bool,
     assignments: Sequence[str],
     imports: Sequence[str],
     address: str | None,
@@ -83,6 +86,8 @@ def ablate_command(
                 ablation, folder, is_sequential=is_sequential, address=address, observers=[*observers, *mirrors]
             ),
         )
+        if with_noise and not code:
+            _measure_noise(folder / ablation.name, ablation.resources.cpus_per_worker)
         outcome = open_results(folder / ablation.name)
         write_files(outcome)
     if as_json:
@@ -93,6 +98,19 @@ def ablate_command(
     return code or (1 if any(outcome.state.of_state("failed")) else 0)
 
 
+def _measure_noise(directory: Path, cpus: int) -> None:
+    from gcsearch.noise_measurement import measure_noise
+
+    with progress.status("Measuring the noise…") if progress.is_terminal else nullcontext() as status:
+
+        def show(done: int, total: int) -> None:
+            if status is not None:
+                status.update(f"Measuring the noise: {done} of {total} sets of samples…")
+
+        num = measure_noise(directory, cpus=cpus, on_score=show)
+    progress.print(f"Noise: {num} sets of samples drawn and scored.")
+
+
 def print_ablation(outcome: StudyResults) -> None:
     """Verdicts, arms, and what to make of them."""
     found = ablation_results(outcome)
@@ -100,6 +118,9 @@ def print_ablation(outcome: StudyResults) -> None:
     results.print(_arms(found, outcome))
     for text in _sentences(found):
         say(text)
+    if found.noise is not None:
+        for text in noise_sentences(found.noise):
+            say(text)
 
 
 def ablation_json(outcome: StudyResults) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """What a few seeds can tell: intervals, power, paired comparisons, verdicts."""
 
+from gcsearch.statistics.components import Components, Estimate, crossed_components, spread
 from gcsearch.statistics.paired import Comparison, Margin, Paired, bootstrap_interval, compare, paired
 from gcsearch.statistics.replicates import (
     CONFIDENCE,
@@ -18,6 +19,8 @@ __all__ = [
     "CONFIDENCE",
     "RETRAINING_NOISE",
     "Comparison",
+    "Components",
+    "Estimate",
     "Interval",
     "Judgement",
     "Margin",
@@ -25,12 +28,14 @@ __all__ = [
     "Verdict",
     "bootstrap_interval",
     "compare",
+    "crossed_components",
     "judge",
     "paired",
     "paired_power",
     "resolvable_gap",
     "resolvable_paired_gap",
     "spending",
+    "spread",
     "t_interval",
     "t_test_power",
     "tie_margin",

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 
 from gcsearch.config import Experiment
+from gcsearch.noise import KnownNoise
 from gcsearch.registry import spec
 from gcsearch.statistics import RETRAINING_NOISE, resolvable_paired_gap
 from gcsearch.statistics.verdicts import ALPHA
@@ -28,8 +29,10 @@ class AblationPlan:
         num_trainings: Arms times seeds.
         contrasts: What will be judged.
         cost: All trainings with their evaluations; None if this machine cannot tell.
-        gap: Smallest relative gaps that the seeds tell four times in five after correction, for the lowest and the
-            highest usual noise.
+        gap: Smallest relative gaps that the seeds tell four times in five after correction: for the lowest and the
+            highest usual noise, or for the measured noise and its upper limit.
+        noise: What an earlier ablation knows of the reference's noise; None if none does.
+        correlation: Between the scores of two arms on one seed: measured there, or assumed.
         device: Where steps were measured.
         unit: What device hours count.
     """
@@ -39,6 +42,8 @@ class AblationPlan:
     contrasts: tuple[str, ...]
     cost: Cost | None
     gap: tuple[float, float]
+    noise: KnownNoise | None
+    correlation: float
     device: str
     unit: str
 
@@ -47,11 +52,15 @@ class AblationPlan:
         return asdict(self)
 
 
-def plan_ablation(ablation: AblationSpec) -> AblationPlan:
+def plan_ablation(ablation: AblationSpec, noise: KnownNoise | None = None) -> AblationPlan:
     """What an ablation will do and cost; starts nothing and writes nothing.
 
     Arms of the same network, coupling and so on are measured once. The gap is for the first contrast that Holm's
     procedure rejects, which has the share 1 / contrasts of the error rate; later ones are seen sooner.
+
+    Args:
+        ablation: The ablation.
+        noise: Of its reference, where that is known.
     """
     resources, num_seeds = ablation.resources, len(ablation.seeds)
     is_measurable = resources.gpus_per_worker == 0 or torch.cuda.is_available()
@@ -76,13 +85,17 @@ def plan_ablation(ablation: AblationSpec) -> AblationPlan:
             judged = len(experiment.rungs) * experiment.evaluation.num_samples * NETWORKS
             sample += num_seeds * judged * per_sample
     alpha = ALPHA / len(ablation.layout.contrasts)
-    low, high = (resolvable_paired_gap(noise, num_seeds, CORRELATION, alpha=alpha) for noise in RETRAINING_NOISE)
+    correlation = CORRELATION if noise is None or noise.correlation is None else noise.correlation
+    deviations = RETRAINING_NOISE if noise is None else (noise.deviation.value, noise.deviation.high)
+    low, high = (resolvable_paired_gap(one, num_seeds, correlation, alpha=alpha) for one in deviations)
     return AblationPlan(
         arm_seconds=seconds,
         num_trainings=len(recipes) * num_seeds,
         contrasts=tuple(one.name for one in ablation.layout.contrasts),
         cost=cost_of(train, sample, resources, concurrent_here(resources)) if is_measurable else None,
         gap=(low, high),
+        noise=noise,
+        correlation=correlation,
         device=device_name(device, resources) if is_measurable else "no GPU here",
         unit="GPU" if resources.gpus_per_worker else "worker",
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from gcsearch.ablations import AXES, Axis, Outcome
 from gcsearch.analysis.ablation import AXIS_NAMES, AblationResults, verdict_text
+from gcsearch.analysis.report.ablation_tables import PARTS
 from gcsearch.analysis.report.drawing import (
     COLORS,
     DASHES,
@@ -169,6 +170,40 @@ def seeds_figure(results: StudyResults, found: AblationResults) -> Picture | Non
             "Score at full length of every arm on every seed. Where lines go up and down together, a seed does the "
             "same to all arms, and a difference on the same seed is known better than the difference of two means: "
             f"the correlation in the table of verdicts.{rest}"
+        ),
+        figure=figure,
+    )
+
+
+def noise_figure(results: StudyResults, found: AblationResults) -> Picture | None:
+    """What the variance of the reference's scores consists of, by number of samples."""
+    if found.noise is None:
+        return None
+    sizes = found.noise.by_size
+    figure = new_figure(7.0, 1.3 + 0.42 * len(sizes))
+    axes = figure.subplots()
+    left = [0.0] * len(sizes)
+    totals = [sum(getattr(one, part).value for part in PARTS) or 1.0 for _, one in sizes]
+    for index, (part, name) in enumerate(PARTS.items()):
+        shares = [100 * getattr(one, part).value / total for (_, one), total in zip(sizes, totals, strict=True)]
+        axes.barh(range(len(sizes)), shares, left=left, color=COLORS[index], height=0.62, label=name)
+        for row, (share, start) in enumerate(zip(shares, left, strict=True)):
+            if share >= 8:
+                axes.text(start + share / 2, row, f"{share:.0f}", ha="center", va="center", color="white", fontsize=8)
+        left = [start + share for start, share in zip(left, shares, strict=True)]
+    labels = [f"{num:,} samples (s = {math.sqrt(total):.2g})" for (num, _), total in zip(sizes, totals, strict=True)]
+    axes.set_yticks(range(len(sizes)), labels)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of the variance")
+    axes.tick_params(axis="y", length=0)
+    axes.spines.left.set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3)
+    return Picture(
+        name="noise",
+        title=f"What makes {metric_title(results)} of '{shorten(found.noise.arm, 44)}' noisy",
+        caption=(
+            "Shares of the variance of a single score, and its standard deviation s. What latents do to all trainings "
+            "alike cancels between arms that share them. Intervals are in the table."
         ),
         figure=figure,
     )

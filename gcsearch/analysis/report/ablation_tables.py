@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from gcsearch.ablations import AXES, Axis
 from gcsearch.analysis.ablation import AXIS_NAMES, CAPTION, AblationResults, verdict_text
@@ -14,8 +14,14 @@ from gcsearch.analysis.wording import metric_title, state_name
 from gcsearch.ledger import TrialRecord
 from gcsearch.statistics import Interval
 
-SHORT = {"images": "", "cost/forward_units": "_at_equal_forward_units", "cost/train_seconds": "_at_equal_time"}
-COSTS = ("cost/train_seconds", "cost/forward_units")
+SHORT: Final = {"images": "", "cost/forward_units": "_at_equal_forward_units", "cost/train_seconds": "_at_equal_time"}
+COSTS: Final = ("cost/train_seconds", "cost/forward_units")
+PARTS: Final = {
+    "training": "training seed",
+    "sampling": "latents, all trainings alike",
+    "both": "latents, each its own",
+}
+"""Components of variance, and what they are to readers."""
 
 
 def ablation_tables(results: StudyResults, found: AblationResults) -> list[Table]:
@@ -26,6 +32,7 @@ def ablation_tables(results: StudyResults, found: AblationResults) -> list[Table
         trainings_table(results),
         curves_table(results),
         failures_table(results),
+        noise_table(found),
     ]
     return [table for table in tables if table.rows]
 
@@ -195,3 +202,38 @@ def curves_table(results: StudyResults) -> Table:
         for result in record.results
     ]
     return Table(name="curves", title="Scores over training", columns=columns, rows=rows)
+
+
+def noise_table(found: AblationResults) -> Table:
+    """One row a number of samples: components of variance as standard deviations, in the unit of the score."""
+    rows = []
+    for num, components in found.noise.by_size if found.noise else ():
+        row: dict[str, Any] = {"num_samples": num, "mean": components.mean}
+        for name in PARTS:
+            one = getattr(components, name).root(1.0)
+            row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+        share = components.training_share
+        row |= {"share": 100 * share.value, "share_low": 100 * share.low, "share_high": 100 * share.high}
+        rows.append(row)
+    columns = (
+        Column(key="num_samples", heading="samples"),
+        Column(key="mean", heading="mean score"),
+        *(
+            column
+            for name, heading in PARTS.items()
+            for column in (
+                Column(key=name, heading=f"s of {heading}", digits=3),
+                Column(key=f"{name}_low", heading="95 % low", digits=3, is_detail=True),
+                Column(key=f"{name}_high", heading="95 % high", digits=3, is_detail=True),
+            )
+        ),
+        Column(key="share", heading="training seed, % of the noise in differences", decimals=0),
+        Column(key="share_low", heading="95 % low", decimals=0),
+        Column(key="share_high", heading="95 % high", decimals=0),
+    )
+    note = (
+        "s: standard deviation. The reference's weights were scored on several sets of latents; fewer samples are the "
+        "first of the same. Two-way random effects without replication, from mean squares; the last three columns are "
+        "about what is left when all arms share their latents."
+    )
+    return Table(name="noise", title="What makes the reference's scores noisy", columns=columns, rows=rows, note=note)
