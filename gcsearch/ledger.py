@@ -228,7 +228,7 @@ class StudyState:
         earlier_wall_seconds: Wall time of the search in all runs of the driver before the present one, finalists not
             included.
         finalists: Fields of the last `finalists_started` event: who is trained again, with which seeds.
-        ablation: Of an ablation, what its latest run was to train and judge.
+        ablation: Of an ablation, what its latest run was to train and judge; of a path, as far as it goes now.
         noise: Of an ablation, scores of its reference's weights on several sets of latents (`noise_scored` events).
     """
 
@@ -261,6 +261,8 @@ class StudyState:
             self._end_search(datetime.fromisoformat(event["time"]))
         elif kind == "study_ended":
             self.ended = True
+        elif kind == "ablation_extended":
+            self.ablation = event["ablation"]
         elif kind == "noise_scored":
             self.noise.append(event)
         elif kind == "trial_started":

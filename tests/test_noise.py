@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from gcsearch.ablations import Contrast, Plan
+from gcsearch.analysis.ablation import ablation_results
 from gcsearch.analysis.noise import known_noise, noise_sentences
-from gcsearch.analysis.report import write_ablation_report
+from gcsearch.analysis.report.ablation_figures import noise_figure
+from gcsearch.analysis.report.ablation_tables import noise_table
+from gcsearch.analysis.report.drawing import save, style
 from gcsearch.analysis.results import open_results
 from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
@@ -149,9 +152,12 @@ def test_show_and_report_say_what_the_noise_is(trained, tmp_path):
     shown = gcsearch("show", "coupling", cwd=trained)
     assert "another training seed moves fid by" in " ".join((shown.stdout + shown.stderr).split())
     assert json.loads(gcsearch("show", "coupling", "--json", cwd=trained).stdout)["noise"]["by_size"][0]["num_samples"]
-    written = write_ablation_report(open_results(trained / "studies/coupling"), tmp_path)
-    assert "noise" in {path.stem for path in written.figures}
-    assert "noise" in {path.stem for path in written.tables}
+    results = open_results(trained / "studies/coupling")
+    found = ablation_results(results)
+    with style():
+        assert save(noise_figure(results, found), tmp_path)["png"]
+    table = {row["num_samples"]: row for row in noise_table(found).rows}
+    assert table[64]["training"] == pytest.approx(found.noise.components.training.value**0.5)
 
 
 def test_one_training_has_no_noise_to_measure(trained, tmp_path):

@@ -163,6 +163,34 @@ def seeds_saved(found: Sequence[Outcome]) -> float | None:
     return statistics.median(saved) if saved else None
 
 
+def correction_text(plan: Plan) -> str:
+    """What verdicts are corrected for."""
+    if plan.steps:
+        return "all changes of all steps that the path may have"
+    looks = "1 look" if len(plan.looks) == 1 else f"{len(plan.looks)} looks"
+    return f"{len(plan.contrasts)} contrast{'' if len(plan.contrasts) == 1 else 's'} and {looks}"
+
+
+def path_text(found: AblationResults) -> str:
+    """Which changes a path took, in their order, and why it ends where it does."""
+    taken = [one for one in found.main if one.is_taken]
+    names = [f"{change_name(one)} ({change_text(one)})" for one in taken]
+    text = f"Path: {' -> '.join([found.plan.arms[0], *names])}."
+    last = [one for one in found.main if one.contrast.step == len(found.plan.steps) - 1]
+    num_seeds = len(found.plan.steps[-1].seeds)
+    if any(one.judgement is None or (one.is_open and one.judgement.num < num_seeds) for one in last):
+        return f"{text} Step {len(found.plan.steps)} is not trained to its end."
+    left = [change_name(one) for one in last if not one.is_taken]
+    if left:
+        return f"{text} It ends there: of what is left ({', '.join(left)}) nothing is shown to be better."
+    return f"{text} Every change was taken."
+
+
+def change_name(outcome: Outcome) -> str:
+    """Of a path, what a contrast changes, without its step."""
+    return outcome.contrast.name.removeprefix(f"step {outcome.contrast.step + 1}: ")
+
+
 def p_text(outcome: Outcome) -> str:
     """The p value of the difference, corrected for the family."""
     if outcome.judgement is None:
@@ -193,11 +221,11 @@ def verdict_rows(found: AblationResults) -> list[list[str]]:
 
 
 def verdict_text(outcome: Outcome) -> str:
-    """The verdict; of an interaction, in the words for one."""
+    """The verdict; of an interaction, in the words for one; of a path, with what was taken."""
     if outcome.verdict == "diverged":
         return f"diverged on {outcome.num_diverged}"
     if not outcome.contrast.is_interaction:
-        return outcome.verdict
+        return f"{outcome.verdict}, taken" if outcome.is_taken else outcome.verdict
     return {"better": "synergy", "worse": "conflict", "equivalent": "additive"}.get(outcome.verdict, outcome.verdict)
 
 

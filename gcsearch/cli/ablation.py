@@ -14,7 +14,9 @@ from gcsearch.analysis.ablation import (
     AblationResults,
     ablation_results,
     change_text,
+    correction_text,
     p_text,
+    path_text,
     score_text,
     seeds_saved,
     verdict_text,
@@ -57,6 +59,7 @@ def ablate_command(
     from gcsearch.tuning.study import check_unchanged, run_ablation
 
     ablation = load_ablation(path, experiment=experiment, name=name, assignments=assignments, imports=imports)
+    ablation.plan(is_sequential)  # refuses what the design cannot do
     if dry_run:
         check_unchanged(ablation, fetched(studies, ablation.name, may_be_new=True) / ablation.name)
         if as_json:
@@ -64,8 +67,9 @@ def ablate_command(
         else:
             results.print(dump_yaml(ablation.to_dict()), markup=False, end="")
             count = len(ablation.arms) * len(ablation.seeds)
+            first = "The first step: " if ablation.design == "path" else ""
             results.print(
-                f"# {len(ablation.arms)} arms on {len(ablation.seeds)} seeds: {count} trainings.", markup=False
+                f"# {first}{len(ablation.arms)} arms on {len(ablation.seeds)} seeds: {count} trainings.", markup=False
             )
         return 0
     if is_outside(address):
@@ -81,7 +85,7 @@ def ablate_command(
             ablation.name,
             folder,
             uri,
-            None if is_sequential else len(ablation.arms) * len(ablation.seeds),
+            None if is_sequential or ablation.design == "path" else len(ablation.arms) * len(ablation.seeds),
             lambda observers: run_ablation(
                 ablation, folder, is_sequential=is_sequential, address=address, observers=[*observers, *mirrors]
             ),
@@ -137,7 +141,7 @@ def ablation_json(outcome: StudyResults) -> dict[str, object]:
 
 def _verdicts(found: AblationResults, width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(f"against {found.plan.arms[0]}", overflow="fold")
+    table.add_column("change" if found.plan.steps else f"against {found.plan.arms[0]}", overflow="fold")
     table.add_column("verdict", no_wrap=True)
     is_wide = width >= WIDE
     headings = ["change [95 %]", *(["at equal forwards", "at equal time"] if is_wide else []), "p", "seeds", "r"]
@@ -174,15 +178,16 @@ def _arms(found: AblationResults, outcome: StudyResults) -> Table:
 
 def _sentences(found: AblationResults) -> list[str]:
     plan = found.plan
-    looks = "1 look" if len(plan.looks) == 1 else f"{len(plan.looks)} looks"
     texts = [
         "change: mean difference on paired seeds, in percent of the reference; r: correlation of the pairs. Verdicts "
-        f"are corrected for {len(plan.contrasts)} contrasts and {looks} (Holm, 5 %); equivalent: within {plan.margin}."
+        f"are corrected for {correction_text(plan)} (Holm, 5 %); equivalent: within {plan.margin}."
     ]
+    if plan.steps:
+        texts.insert(0, path_text(found))
     saved = seeds_saved(found.main)
     if saved is not None:
         texts.append(f"Without pairing, intervals as narrow would need {max(0, saved):.0f} more seeds (median).")
     still = [one.contrast.name for one in found.main if one.is_open]
-    if still and len(plan.looks) == 1:
+    if still and len(plan.looks) == 1 and not plan.steps:
         texts.append(f"Undecided: {len(still)} of {len(found.main)}. --until-decided adds seeds for these.")
     return texts

@@ -46,7 +46,13 @@ def plan_ablation_command(
         table.add_row(arm, "?" if seconds is None else duration_text(seconds))
     results.print(table)
     cost = cost_text(plan.cost, plan.unit)
-    say(f"{len(ablation.arms)} arms on {len(ablation.seeds)} seeds: {plan.num_trainings} trainings{cost}.")
+    if plan.num_first < plan.num_trainings:
+        say(
+            f"A path of at most {len(ablation.factors)} steps: {plan.num_first} trainings in the first, "
+            f"{plan.num_trainings} if every change is taken{cost}."
+        )
+    else:
+        say(f"{len(ablation.arms)} arms on {len(ablation.seeds)} seeds: {plan.num_trainings} trainings{cost}.")
     say(_power(plan, len(ablation.seeds), ablation.objective.metric))
     say("Nothing was started.")
 
@@ -55,7 +61,7 @@ def _power(plan: AblationPlan, num_seeds: int, metric: str) -> str:
     """Which gap the seeds can tell, and where the noise behind it is from."""
     low, high = (f"{100 * gap:.1f}" for gap in plan.gap)
     text = (
-        f"{num_seeds} paired seeds tell a contrast apart (four times in five, corrected for {len(plan.contrasts)}) if "
+        f"{num_seeds} paired seeds tell a contrast apart (four times in five, corrected for {plan.num_judged}) if "
         f"{metric} differs by "
     )
     noise, pairs = plan.noise, f"a correlation of {plan.correlation:.2g} between the arms of a seed"

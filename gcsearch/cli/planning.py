@@ -37,7 +37,7 @@ def plan_command(
     as_json: bool,
 ) -> None:
     """Say what a study or an ablation will do and cost."""
-    if "factors" in read_document(space).data:
+    if read_document(space).data.keys() & {"factors", "winner"}:
         if trials is not None:
             raise ConfigError(
                 f"{space}: --trials is for studies; an ablation trains every arm on every one of its seeds."

@@ -13,9 +13,10 @@ from gcsearch.statistics.replicates import (
     t_test_power,
     tie_margin,
 )
-from gcsearch.statistics.verdicts import Judgement, Verdict, judge, spending
+from gcsearch.statistics.verdicts import ALPHA, Judgement, Verdict, judge, spending
 
 __all__ = [
+    "ALPHA",
     "CONFIDENCE",
     "RETRAINING_NOISE",
     "Comparison",

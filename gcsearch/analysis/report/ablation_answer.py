@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from typing import Final
 
 from gcsearch.ablations import Outcome
-from gcsearch.analysis.ablation import AblationResults, change_text, score_text, seeds_saved, verdict_text
+from gcsearch.analysis.ablation import (
+    AblationResults,
+    change_text,
+    correction_text,
+    path_text,
+    score_text,
+    seeds_saved,
+    verdict_text,
+)
 from gcsearch.analysis.report.answer import Answer
 from gcsearch.analysis.results import StudyResults
 from gcsearch.analysis.wording import duration_text, images_text, metric_title
 
 WORDS: Final = ("better", "worse", "equivalent", "inconclusive", "diverged")
+NOT_OVER: Final = " The ablation is not over: this is its state so far."
 MOST: Final = 6
 """Contrasts that a fact names."""
 
@@ -21,6 +30,8 @@ def ablation_answer(results: StudyResults, found: AblationResults) -> Answer:
     reference = found.plan.arms[0]
     whole = "the recipe with all changes" if reference == "all" else "the baseline"
     question = f"Which of the changes to {whole} change {metric_title(results)}, and by how much?"
+    if found.plan.steps:
+        question = f"Which changes on the way to the winner make {metric_title(results)} better, and in what order?"
     by_verdict = {word: [one for one in found.main if one.verdict == word] for word in WORDS}
     known = [one for one in found.main if one.judgement is not None]
     facts = [("The reference", f"{reference}: {score_text(found.arms[0])}.")] if found.arms[0].interval else []
@@ -39,13 +50,15 @@ def _headline(results: StudyResults, found: AblationResults, by_verdict: dict[st
     counts = [f"{len(by_verdict[word])} {text}" for word, text in words.items() if by_verdict[word]]
     if by_verdict["diverged"]:
         counts.append(f"{len(by_verdict['diverged'])} diverged")
+    if found.plan.steps:
+        return path_text(found) + ("" if results.state.ended else NOT_OVER)
     text = f"Of {total} contrast{'' if total == 1 else 's'}: {', '.join(counts)}."
     plain = [one for one in by_verdict["better"] if not one.contrast.is_interaction]
     if plain:
         best = min(plain, key=_change)
         text += f" The largest gain: {best.contrast.name}, {change_text(best)}."
     if not results.state.ended:
-        text += " The ablation is not over: this is its state so far."
+        text += NOT_OVER
     return text
 
 
@@ -62,7 +75,7 @@ def _listed(outcomes: Sequence[Outcome], word: str) -> str:
     texts = []
     for one in ordered[:MOST]:
         verdict = verdict_text(one)
-        note = "" if verdict in (word, "inconclusive") else f" ({verdict})"
+        note = "" if verdict in (word, "inconclusive") else f" ({verdict.removeprefix('better, ')})"
         texts.append(one.contrast.name + note + ("" if one.judgement is None else f", {change_text(one)}"))
     rest = f"; and {len(ordered) - MOST} more" if len(ordered) > MOST else ""
     return "; ".join(texts) + rest + "."
@@ -70,16 +83,17 @@ def _listed(outcomes: Sequence[Outcome], word: str) -> str:
 
 def _sure(found: AblationResults, known: Sequence[Outcome]) -> str:
     plan = found.plan
-    looks = "one look" if len(plan.looks) == 1 else f"{len(plan.looks)} looks"
     text = (
-        f"Over all {len(plan.contrasts)} contrasts and {looks}, the chance of one or more false claims that there is a "
-        f"difference is at most 5 % (paired t tests, Holm). No difference means within {plan.margin}. Intervals are "
-        "95 % for each contrast alone."
+        f"Over {correction_text(plan)}, the chance of one or more false claims that there is a difference is at most "
+        f"5 % (paired t tests, Holm). No difference means within {plan.margin}. Intervals are 95 % for each contrast "
+        "alone."
     )
+    if plan.steps:
+        text += " Each step was trained on seeds of its own, so that what was lucky in one starts anew in the next."
     saved = seeds_saved(known)
     if saved is not None:
         text += f" Without pairing, intervals as narrow would need {max(0, saved):.0f} more seeds (median)."
-    if any(one.is_open for one in found.main) and len(plan.looks) == 1:
+    if any(one.is_open for one in found.main) and len(plan.looks) == 1 and not plan.steps:
         text += " Undecided is not the same as no difference; --until-decided adds seeds there."
     return text
 

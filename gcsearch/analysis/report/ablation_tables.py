@@ -64,7 +64,7 @@ def verdicts_table(found: AblationResults) -> Table:
         )
     return Table(
         name="verdicts",
-        title=f"Verdicts against {found.plan.arms[0]}",
+        title="Verdicts, step by step" if found.plan.steps else f"Verdicts against {found.plan.arms[0]}",
         columns=_VERDICTS,
         rows=rows,
         note=f"{CAPTION} r: correlation of the two scores of a seed; seeds saved: how many more an unpaired comparison "
