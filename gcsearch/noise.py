@@ -6,6 +6,7 @@ number of samples.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from gcsearch.ledger import StudyState
 from gcsearch.metrics.identity import check_comparable
-from gcsearch.statistics import Components, Estimate, crossed_components
+from gcsearch.statistics import Components, Estimate, Interval, crossed_components, t_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +28,15 @@ class Noise:
         by_size: Numbers of samples, increasing, the last being what the ablation is judged with, and the components of
             variance of the score there.
         bias: How much higher the score is with that many samples than with infinitely many: c / N, from a fit of
-            mean + c / N to the means at all sizes; None with one size.
+            mean + c / N to the means over trainings at all sizes, for each set of latents; the mean over these with
+            Student's interval. None with one size.
     """
 
     arm: str
     recipe: str
     key: str
     by_size: tuple[tuple[int, Components], ...]
-    bias: float | None
+    bias: Interval | None
 
     @property
     def num_samples(self) -> int:
@@ -55,7 +57,13 @@ class Noise:
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         sizes = [{"num_samples": num} | asdict(components) for num, components in self.by_size]
-        return {"arm": self.arm, "recipe": self.recipe, "key": self.key, "by_size": sizes, "bias": self.bias}
+        return {
+            "arm": self.arm,
+            "recipe": self.recipe,
+            "key": self.key,
+            "by_size": sizes,
+            "bias": asdict(self.bias) if self.bias else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,21 +101,24 @@ def read_noise(state: StudyState) -> Noise | None:
             by_training = scores.setdefault(event["num_samples"], {})
             by_training.setdefault(event["trial"], {})[event["latents_seed"]] = event["metrics"][key]
             identities.setdefault(event["num_samples"], []).append(event["identities"][key])
-    by_size = []
+    by_size, means = [], []
     for num, by_training in sorted(scores.items()):
         check_comparable(identities[num])
         draws = set.intersection(*(set(found) for found in by_training.values()))
         if len(by_training) > 1 and len(draws) > 1:
             table = [[found[seed] for seed in sorted(draws)] for found in by_training.values()]
             by_size.append((num, crossed_components(table)))
+            means.append(dict(zip(sorted(draws), np.mean(table, axis=0), strict=True)))
     if not by_size:
         return None
     trial = state.trials[state.noise[0]["trial"]]
-    bias = _bias(by_size) if len(by_size) > 1 else None
+    bias = _bias([num for num, _ in by_size], means) if len(by_size) > 1 else None
     return Noise(arm=trial.arm or "", recipe=trial.recipe, key=key, by_size=tuple(by_size), bias=bias)
 
 
-def _bias(by_size: list[tuple[int, Components]]) -> float:
-    inverse = np.asarray([1 / num for num, _ in by_size])
-    slope, _ = np.polyfit(inverse, [components.mean for _, components in by_size], 1)
-    return float(slope * inverse[-1])
+def _bias(sizes: Sequence[int], means: Sequence[Mapping[int, float]]) -> Interval:
+    """Of the largest size, from the mean over trainings on each set of latents at each size."""
+    draws = sorted(set.intersection(*(set(found) for found in means)))
+    inverse = np.asarray([1 / num for num in sizes])
+    slopes, _ = np.polyfit(inverse, np.asarray([[found[draw] for draw in draws] for found in means]), 1)
+    return t_interval([float(slope * inverse[-1]) for slope in slopes])

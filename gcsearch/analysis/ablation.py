@@ -214,7 +214,7 @@ def verdict_rows(found: AblationResults) -> list[list[str]]:
                 p_text(outcome),
                 str(outcome.judgement.num if outcome.judgement else 0),
                 "-" if correlation is None else f"{correlation:.2f}",
-                "-" if saved is None else f"{saved:.0f}",
+                "-" if saved is None else f"{saved:z.0f}",
             ]
         )
     return rows

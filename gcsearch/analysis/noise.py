@@ -92,10 +92,12 @@ def noise_sentences(noise: Noise) -> list[str]:
         f"between arms, and each on its own by {text(found.both)}.",
         f"Of the noise in differences, {part} is from the training seed: {advice}.",
     ]
-    if noise.bias is not None:
-        relative = f" ({100 * noise.bias / found.mean:.1f} %)" if found.mean > 0 else ""
+    bias = noise.bias
+    if bias is not None and bias.low is not None and bias.high is not None:
+        part = f" ({100 * bias.mean / found.mean:.1f} %)" if found.mean > 0 else ""
+        ends = f"{bias.mean:.2g}{part} [{bias.low:.2g}, {bias.high:.2g}]"
+        known = ", much alike in all arms." if bias.low > 0 or bias.high < 0 else ", so hardly."
         texts.append(
-            f"{noise.num_samples:,} samples put {score} {abs(noise.bias):.2g}{relative} "
-            f"{'above' if noise.bias >= 0 else 'below'} what infinitely many would give, in all arms much alike."
+            f"{noise.num_samples:,} samples put {score} above what infinitely many would give by {ends}{known}"
         )
     return texts
