@@ -73,11 +73,14 @@ def ablate_command(
             )
         return 0
     if is_outside(address):
-        options = ["--until-decided"] if is_sequential else []
+        flags = {"--until-decided": is_sequential, "--noise": with_noise}
+        options = [flag for flag, is_set in flags.items() if is_set]
         return run_outside(
             "ablate", path, ablation, options, address=address, tracking=tracking, studies=studies, as_json=as_json
         )
     ablation.prepare()
+    if with_noise:
+        fetched(studies, ablation.name, checkpoints=True, may_be_new=True)  # of trainings that ended elsewhere
     with mirrored(studies, ablation.name) as (folder, mirrors):
         check_unchanged(ablation, folder / ablation.name)
         uri = store_uri(tracking, folder)
