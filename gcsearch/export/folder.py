@@ -14,6 +14,7 @@ from gcsearch.analysis.results import StudyResults
 from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError
+from gcsearch.export.arms import best_training
 from gcsearch.export.card import model_card
 from gcsearch.export.model import RECIPE, WEIGHTS, load_model
 from gcsearch.export.wording import mean_text, replicates_of, score_text
@@ -32,7 +33,7 @@ GRID_SAMPLES: Final = 64
 
 
 def export_trial(results: StudyResults, output: Path, trial: str | None = None) -> TrialRecord:
-    """Write the best trial, or the one asked for, to the folder `output`.
+    """Write the best trial, or the one asked for, to the folder `output`; of an ablation, the best arm's.
 
     Args:
         results: The study.
@@ -70,6 +71,8 @@ def export_trial(results: StudyResults, output: Path, trial: str | None = None) 
 
 
 def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
+    if trial is None and results.state.ablation is not None:
+        return best_training(results)
     if trial is None:
         winner = results.winner()
         if winner is None:
@@ -79,7 +82,8 @@ def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
             )
         return winner
     number, dash, seed = trial.partition("-")
-    record = results.state.trials.get(f"{number.zfill(4)}{dash}{seed}")
+    digits = 4 if results.state.ablation is None else 2
+    record = results.state.trials.get(f"{number.zfill(digits)}{dash}{seed}")
     if record is None:
         known = [record.trial for record in results.searched()]
         finalists = ", ".join(record.trial for record in results.finalists())
@@ -104,7 +108,8 @@ def _recipe(results: StudyResults, record: TrialRecord) -> str:
     elif record.kind == "finalist":
         lines[1] = "one of its recipe's trainings on fresh seeds, of which not all have a score."
     if replicates is not None:
-        lines[1] = f"one of its recipe's trainings, whose mean is {mean_text(replicates)}: expect that."
+        word = "" if record.kind == "arm" else "fresh "
+        lines[1] = f"one of its recipe's trainings, whose mean is {mean_text(replicates, word)}: expect that."
     cpus = results.state.study.get("cpus_per_worker", 1)
     if cpus != 1:
         lines[-1] += f" --cpus-per-worker {cpus}"
