@@ -15,6 +15,7 @@ from gcsearch.errors import ConfigError, suggestion
 from gcsearch.registry import spec
 from gcsearch.statistics import Margin
 from gcsearch.tuning.designs import Arm, Design, Layout, lay_out
+from gcsearch.tuning.reading import read_base, read_name, read_resources
 from gcsearch.tuning.settings import Objective, Resources
 from gcsearch.tuning.winner import factors_to
 
@@ -176,15 +177,8 @@ def load_ablation(
         if required not in document.data and not (required == "experiment" and experiment):
             raise ConfigError(f"{document.source}: an ablation must have the key '{required}', which is missing.")
     design = _design(document)
-    base = _baseline(document, path, experiment, assignments, imports)
-    built = Experiment.from_document(base)
-    given = document.data.get("resources", {})
-    if isinstance(given, dict):
-        given = {"workers": built.training.num_workers, **given}
-    resources = build_settings(Resources, given, document, ("resources",))
-    if resources.workers != built.training.num_workers:
-        base = base.with_values({"training.num_workers": resources.workers}, document.where(("resources", "workers")))
-        built = Experiment.from_document(base)
+    base = _with_baseline(document, read_base(document, path, experiment, assignments, imports))
+    resources, base, built = read_resources(document, base)
     if needed == "winner":
         winner = _winner(document, path, imports)
         base = base.with_imports(winner.imports)
@@ -208,7 +202,7 @@ def load_ablation(
             f"{describe(most)}."
         )
     ablation = AblationSpec(
-        name=_name(document, path, name),
+        name=read_name(document, path, name),
         base=base,
         experiment=built,
         factors=factors,
@@ -227,18 +221,8 @@ def load_ablation(
     return ablation
 
 
-def _baseline(
-    document: Document, path: Path, experiment: str | None, assignments: Sequence[str], imports: Sequence[str]
-) -> Document:
-    wanted = experiment or document.data["experiment"]
-    if not isinstance(wanted, str):
-        raise ConfigError(f"{document.where(('experiment',))}: experiment must be a name or a path, got {wanted!r}.")
-    try:
-        found = find_experiment(wanted, beside=path)
-    except ConfigError as error:
-        place = "--experiment" if experiment else document.where(("experiment",))
-        raise ConfigError(f"{place}: {error}") from None
-    base = read_document(found).with_assignments(assignments).with_imports(imports)
+def _with_baseline(document: Document, base: Document) -> Document:
+    """The experiment with the overrides that make the baseline."""
     overrides = document.data.get("baseline") or {}
     if not isinstance(overrides, dict):
         raise ConfigError(
@@ -307,13 +291,6 @@ def _seeds(document: Document) -> tuple[int, ...]:
             f"{describe(seeds)}. Five tell 3 % apart, eight 2 %."
         )
     return tuple(seeds)
-
-
-def _name(document: Document, path: Path, name: str | None) -> str:
-    found = str(name or document.data.get("name") or path.stem)
-    if not found.strip() or "/" in found or found.startswith("."):
-        raise ConfigError(f"{document.where(('name',))}: name must be usable as a folder, got {found!r}.")
-    return found
 
 
 def _objective(document: Document, experiment: Experiment) -> Objective:
