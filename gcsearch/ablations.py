@@ -176,8 +176,16 @@ def outcomes(plan: Plan, state: StudyState, axis: Axis = "images", num_seeds: in
         of_step = _family(plan, contrasts, records, axis, step.seeds, step.share * ALPHA)
         better = [one for one in of_step if one.verdict == "better"]
         taken = min(better, key=_gain, default=None)
-        found += [replace(one, is_taken=one is taken) for one in of_step]
+        found += [replace(_for_path(one, step), is_taken=one is taken) for one in of_step]
     return found
+
+
+def _for_path(outcome: Outcome, step: Step) -> Outcome:
+    """With a p value corrected for all steps, so that a claim is one below 5 % here too."""
+    found = outcome.judgement
+    if found is None:
+        return outcome
+    return replace(outcome, judgement=replace(found, p_adjusted=min(1.0, found.p_adjusted / step.share)))
 
 
 def _gain(outcome: Outcome) -> float:

@@ -106,6 +106,8 @@ def test_the_best_change_is_taken_first_and_the_path_ends_where_nothing_is_bette
     assert found["step 1: coupling=independent"].verdict == "better"  # but not the best
     assert found["step 2: coupling=independent"].is_taken
     assert found["step 3: timesteps.num_levels=10"].verdict != "better"
+    for one in found.values():
+        assert (one.verdict in ("better", "worse")) == (one.judgement.p_adjusted <= 0.05)
     assert len(started) == len(set(started)) == (4 + 3 + 2) * 3
     assert state.ended
 
