@@ -149,8 +149,10 @@ def score_text(row: ArmRow) -> str:
     """Mean score of an arm with its interval, e.g. ``2.413 [2.301, 2.525]``; what is missing in words."""
     if row.interval is None:
         return f"diverged on {row.num_diverged}" if row.num_diverged else "-"
-    low, high = row.interval.low, row.interval.high
-    return f"{row.interval.mean:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+    mean, low, high = row.interval.mean, row.interval.low, row.interval.high
+    # Three decimals, or as many as a small mean needs for three digits.
+    decimals = max(3, 2 - math.floor(math.log10(abs(mean)))) if mean else 3
+    return f"{mean:.{decimals}f}" + ("" if low is None else f" [{low:.{decimals}f}, {high:.{decimals}f}]")
 
 
 def seeds_saved(found: Sequence[Outcome]) -> float | None:

@@ -134,10 +134,10 @@ def arms_table(results: StudyResults, found: AblationResults) -> Table:
     ]
     columns = (
         Column(key="arm", heading="arm"),
-        Column(key="mean", heading=f"{metric_title(results)}, mean", decimals=3),
-        Column(key="mean_low", heading="95 % low", decimals=3),
-        Column(key="mean_high", heading="95 % high", decimals=3),
-        Column(key="deviation", heading="spread over seeds (s)", decimals=3),
+        Column(key="mean", heading=f"{metric_title(results)}, mean"),
+        Column(key="mean_low", heading="95 % low"),
+        Column(key="mean_high", heading="95 % high"),
+        Column(key="deviation", heading="spread over seeds (s)", digits=3),
         Column(key="num_seeds", heading="seeds"),
         Column(key="num_diverged", heading="diverged"),
         Column(key="train_seconds", heading="training (s)", digits=3),
@@ -159,7 +159,7 @@ def trainings_table(results: StudyResults) -> Table:
         Column(key="arm", heading="arm"),
         Column(key="seed", heading="seed"),
         Column(key="state", heading="state"),
-        Column(key="value", heading=metric_title(results), decimals=3),
+        Column(key="value", heading=metric_title(results)),
         Column(key="images", heading="images"),
         Column(key="train_seconds", heading="training (s)", digits=3),
         Column(key="fingerprint", heading="fingerprint", is_detail=True),
