@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from gcsearch.ledger import StudyState, TrialRecord
 from gcsearch.metrics.identity import check_comparable
-from gcsearch.statistics import Judgement, Margin, Paired, bootstrap_interval, judge
+from gcsearch.statistics import ALPHA, Judgement, Margin, Paired, bootstrap_interval, judge
 
 Axis = Literal["images", "cost/forward_units", "cost/train_seconds"]
 """What arms are given the same amount of when they are compared."""
@@ -31,12 +31,14 @@ class Contrast:
         plus: Arms whose scores are added.
         minus: Arms whose scores are subtracted, as many.
         reference: Arm whose mean is the unit of relative differences.
+        step: Of a path, the step that judges it, from 0.
     """
 
     name: str
     plus: tuple[str, ...]
     minus: tuple[str, ...]
     reference: str
+    step: int = 0
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -47,6 +49,19 @@ class Contrast:
     def is_interaction(self) -> bool:
         """Whether it asks if two changes do more, or less, together than the sum of what each does alone."""
         return len(self.plus) > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of a path from a baseline to a winner.
+
+    Attributes:
+        seeds: Seeds of its trainings, which no other step has: what was lucky in one step starts anew in the next.
+        share: Its part of the error rate; over all steps that there may be, the parts add up to 1.
+    """
+
+    seeds: tuple[int, ...]
+    share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +76,7 @@ class Plan:
         key: Score that is judged, e.g. ``eval/fid``.
         lower_is_better: Its direction.
         margin: Differences below this count as none.
+        steps: Of a path, the steps so far; each is a family of contrasts of its own.
     """
 
     arms: tuple[str, ...]
@@ -70,6 +86,7 @@ class Plan:
     key: str
     lower_is_better: bool
     margin: Margin
+    steps: tuple[Step, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -79,9 +96,9 @@ class Plan:
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """Inverse of `to_dict`."""
         contrasts = (
-            Contrast(name=one["name"], plus=tuple(one["plus"]), minus=tuple(one["minus"]), reference=one["reference"])
-            for one in data["contrasts"]
+            Contrast(**one | {side: tuple(one[side]) for side in ("plus", "minus")}) for one in data["contrasts"]
         )
+        steps = (Step(seeds=tuple(one["seeds"]), share=one["share"]) for one in data.get("steps", ()))
         return cls(
             arms=tuple(data["arms"]),
             contrasts=tuple(contrasts),
@@ -90,6 +107,7 @@ class Plan:
             key=data["key"],
             lower_is_better=data["lower_is_better"],
             margin=Margin(**data["margin"]),
+            steps=tuple(steps),
         )
 
 
@@ -104,6 +122,7 @@ class Outcome:
         judgement: What the verdict rests on; None without a pair.
         bootstrap: BCa interval of the mean difference, a check on Student's.
         num_diverged: Seeds on which a training of it diverged.
+        is_taken: Of a path, whether this is the change that its step took: the best of those that are better.
     """
 
     contrast: Contrast
@@ -111,6 +130,7 @@ class Outcome:
     judgement: Judgement | None
     bootstrap: tuple[float, float] | None
     num_diverged: int
+    is_taken: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -124,6 +144,7 @@ class Outcome:
             "verdict": self.verdict,
             "num_seeds": found.num if found else 0,
             "num_diverged": self.num_diverged,
+            "is_taken": self.is_taken,
             "gap": asdict(found.comparison.gap) if found else None,
             "share": asdict(found.comparison.share) if found and found.comparison.share else None,
             "bootstrap": list(self.bootstrap) if self.bootstrap else None,
@@ -141,25 +162,58 @@ def outcomes(plan: Plan, state: StudyState, axis: Axis = "images", num_seeds: in
         plan: The ablation's.
         state: Its ledger.
         axis: What arms are given the same amount of: on each seed as much as the arm that used least had in the end.
-        num_seeds: Seeds to use, the first of the plan; None uses all.
+        num_seeds: Seeds to use, the first of the plan; None uses all. A path uses those of each step.
 
     Raises:
         ScoreError: Scores have different identities and cannot be compared.
     """
     records = _records(plan, state)
-    seeds = plan.seeds[:num_seeds]
+    if not plan.steps:
+        return _family(plan, plan.contrasts, records, axis, plan.seeds[:num_seeds], ALPHA)
+    found: list[Outcome] = []
+    for number, step in enumerate(plan.steps):
+        contrasts = [contrast for contrast in plan.contrasts if contrast.step == number]
+        of_step = _family(plan, contrasts, records, axis, step.seeds, step.share * ALPHA)
+        better = [one for one in of_step if one.verdict == "better"]
+        taken = min(better, key=_gain, default=None)
+        found += [replace(_for_path(one, step), is_taken=one is taken) for one in of_step]
+    return found
+
+
+def _for_path(outcome: Outcome, step: Step) -> Outcome:
+    """With a p value corrected for all steps, so that a claim is one below 5 % here too."""
+    found = outcome.judgement
+    if found is None:
+        return outcome
+    return replace(outcome, judgement=replace(found, p_adjusted=min(1.0, found.p_adjusted / step.share)))
+
+
+def _gain(outcome: Outcome) -> float:
+    assert outcome.judgement is not None
+    return outcome.judgement.comparison.gap.mean
+
+
+def _family(
+    plan: Plan,
+    contrasts: Sequence[Contrast],
+    records: Mapping[str, Mapping[int, TrialRecord]],
+    axis: Axis,
+    seeds: Sequence[int],
+    alpha: float,
+) -> list[Outcome]:
+    """Verdicts on contrasts that share an error rate."""
     looks = [look for look in plan.looks if look <= len(seeds)]
     pairs, diverged = {}, {}
-    for contrast in plan.contrasts:
+    for contrast in contrasts:
         rows = list(_rows(plan, contrast, records, seeds, axis))
         diverged[contrast.name] = sum(not all(map(math.isfinite, row)) for row in rows)
         if rows and not diverged[contrast.name]:
             gaps, references = zip(*rows, strict=True)
             pairs[contrast.name] = Paired(gaps=gaps, references=references)
     # A contrast without pairs still counts in the family: nobody chose it away before seeing results.
-    family = {one.name: pairs.get(one.name, Paired(gaps=(), references=())) for one in plan.contrasts}
-    judged = judge(family, plan.margin, looks)
-    return [_outcome(contrast, judged.get(contrast.name), family, diverged) for contrast in plan.contrasts]
+    family = {one.name: pairs.get(one.name, Paired(gaps=(), references=())) for one in contrasts}
+    judged = judge(family, plan.margin, looks, alpha)
+    return [_outcome(contrast, judged.get(contrast.name), family, diverged) for contrast in contrasts]
 
 
 def _outcome(

@@ -228,7 +228,8 @@ class StudyState:
         earlier_wall_seconds: Wall time of the search in all runs of the driver before the present one, finalists not
             included.
         finalists: Fields of the last `finalists_started` event: who is trained again, with which seeds.
-        ablation: Of an ablation, what its latest run was to train and judge.
+        ablation: Of an ablation, what its latest run was to train and judge; of a path, as far as it goes now.
+        noise: Of an ablation, scores of its reference's weights on several sets of latents (`noise_scored` events).
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -239,6 +240,7 @@ class StudyState:
         self.earlier_wall_seconds = 0.0
         self.finalists: Event | None = None
         self.ablation: dict[str, Any] | None = None
+        self.noise: list[Event] = []
         self._seen: dict[str, datetime] = {}
         self._run_started: datetime | None = None
         self._last_time: datetime | None = None
@@ -259,6 +261,10 @@ class StudyState:
             self._end_search(datetime.fromisoformat(event["time"]))
         elif kind == "study_ended":
             self.ended = True
+        elif kind == "ablation_extended":
+            self.ablation = event["ablation"]
+        elif kind == "noise_scored":
+            self.noise.append(event)
         elif kind == "trial_started":
             self._start(event)
         elif "trial" in event:

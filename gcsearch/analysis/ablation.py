@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from gcsearch.ablations import AXES, Axis, Outcome, Plan, outcomes, scores
 from gcsearch.analysis.results import StudyResults
 from gcsearch.errors import StudyError
 from gcsearch.files import write_text
+from gcsearch.noise import Noise, read_noise
 from gcsearch.statistics import Interval, t_interval
 
 AXIS_NAMES: Final[dict[Axis, str]] = {
@@ -33,6 +35,7 @@ class ArmRow:
     Attributes:
         name: What it changes.
         interval: Mean score over its seeds; None without one, or if a seed diverged.
+        deviation: Standard deviation over its seeds; None with fewer than two, or if a seed diverged.
         num_seeds: Seeds that are through.
         num_diverged: Those that diverged.
         seconds: Mean training time; None without a completed one.
@@ -40,6 +43,7 @@ class ArmRow:
 
     name: str
     interval: Interval | None
+    deviation: float | None
     num_seeds: int
     num_diverged: int
     seconds: float | None
@@ -53,11 +57,13 @@ class AblationResults:
         plan: What it was to train and judge.
         arms: Every arm, the reference first.
         by_axis: Outcomes of all contrasts, by what arms were given the same amount of.
+        noise: What makes the reference's scores noisy; None if that was not measured.
     """
 
     plan: Plan
     arms: tuple[ArmRow, ...]
     by_axis: dict[Axis, list[Outcome]]
+    noise: Noise | None
 
     @property
     def main(self) -> list[Outcome]:
@@ -74,6 +80,7 @@ class AblationResults:
                     "mean": row.interval.mean if row.interval else None,
                     "low": row.interval.low if row.interval else None,
                     "high": row.interval.high if row.interval else None,
+                    "deviation": row.deviation,
                     "num_seeds": row.num_seeds,
                     "num_diverged": row.num_diverged,
                     "train_seconds": row.seconds,
@@ -84,6 +91,7 @@ class AblationResults:
                 one.contrast.name: {AXIS_NAMES[axis]: found[index].to_dict() for axis, found in self.by_axis.items()}
                 for index, one in enumerate(self.main)
             },
+            "noise": self.noise.to_dict() if self.noise else None,
         }
 
 
@@ -107,17 +115,19 @@ def ablation_results(results: StudyResults) -> AblationResults:
             for record in state.of_state("completed")
             if record.arm == arm and record.results
         ]
+        is_known = bool(values) and len(finite) == len(values)
         rows.append(
             ArmRow(
                 name=arm,
-                interval=t_interval(values) if values and len(finite) == len(values) else None,
+                interval=t_interval(values) if is_known else None,
+                deviation=statistics.stdev(values) if is_known and len(values) > 1 else None,
                 num_seeds=len(values),
                 num_diverged=len(values) - len(finite),
                 seconds=sum(seconds) / len(seconds) if seconds else None,
             )
         )
     by_axis = {axis: outcomes(plan, state, axis) for axis in AXES}
-    return AblationResults(plan=plan, arms=tuple(rows), by_axis=by_axis)
+    return AblationResults(plan=plan, arms=tuple(rows), by_axis=by_axis, noise=read_noise(state))
 
 
 def change_text(outcome: Outcome) -> str:
@@ -133,6 +143,54 @@ def change_text(outcome: Outcome) -> str:
     if interval.low is not None and interval.high is not None:
         ends = f" [{scale * interval.low:+.1f}, {scale * interval.high:+.1f}]"
     return f"{scale * interval.mean:+.1f}{unit}{ends}"
+
+
+def score_text(row: ArmRow) -> str:
+    """Mean score of an arm with its interval, e.g. ``2.413 [2.301, 2.525]``; what is missing in words."""
+    if row.interval is None:
+        return f"diverged on {row.num_diverged}" if row.num_diverged else "-"
+    mean, low, high = row.interval.mean, row.interval.low, row.interval.high
+    # Three decimals, or as many as a small mean needs for three digits.
+    decimals = max(3, 2 - math.floor(math.log10(abs(mean)))) if mean else 3
+    return f"{mean:.{decimals}f}" + ("" if low is None else f" [{low:.{decimals}f}, {high:.{decimals}f}]")
+
+
+def seeds_saved(found: Sequence[Outcome]) -> float | None:
+    """Median over contrasts of the seeds that pairing has saved; None where that is not known."""
+    saved = [
+        one.judgement.comparison.seeds_saved
+        for one in found
+        if one.judgement and one.judgement.comparison.seeds_saved is not None
+    ]
+    return statistics.median(saved) if saved else None
+
+
+def correction_text(plan: Plan) -> str:
+    """What verdicts are corrected for."""
+    if plan.steps:
+        return "all changes of all steps that the path may have"
+    looks = "1 look" if len(plan.looks) == 1 else f"{len(plan.looks)} looks"
+    return f"{len(plan.contrasts)} contrast{'' if len(plan.contrasts) == 1 else 's'} and {looks}"
+
+
+def path_text(found: AblationResults) -> str:
+    """Which changes a path took, in their order, and why it ends where it does."""
+    taken = [one for one in found.main if one.is_taken]
+    names = [f"{change_name(one)} ({change_text(one)})" for one in taken]
+    text = f"Path: {' -> '.join([found.plan.arms[0], *names])}."
+    last = [one for one in found.main if one.contrast.step == len(found.plan.steps) - 1]
+    num_seeds = len(found.plan.steps[-1].seeds)
+    if any(one.judgement is None or (one.is_open and one.judgement.num < num_seeds) for one in last):
+        return f"{text} Step {len(found.plan.steps)} is not trained to its end."
+    left = [change_name(one) for one in last if not one.is_taken]
+    if left:
+        return f"{text} It ends there: of what is left ({', '.join(left)}) nothing is shown to be better."
+    return f"{text} Every change was taken."
+
+
+def change_name(outcome: Outcome) -> str:
+    """Of a path, what a contrast changes, without its step."""
+    return outcome.contrast.name.removeprefix(f"step {outcome.contrast.step + 1}: ")
 
 
 def p_text(outcome: Outcome) -> str:
@@ -158,18 +216,18 @@ def verdict_rows(found: AblationResults) -> list[list[str]]:
                 p_text(outcome),
                 str(outcome.judgement.num if outcome.judgement else 0),
                 "-" if correlation is None else f"{correlation:.2f}",
-                "-" if saved is None else f"{saved:.0f}",
+                "-" if saved is None else f"{saved:z.0f}",
             ]
         )
     return rows
 
 
 def verdict_text(outcome: Outcome) -> str:
-    """The verdict; of an interaction, in the words for one."""
+    """The verdict; of an interaction, in the words for one; of a path, with what was taken."""
     if outcome.verdict == "diverged":
         return f"diverged on {outcome.num_diverged}"
     if not outcome.contrast.is_interaction:
-        return outcome.verdict
+        return f"{outcome.verdict}, taken" if outcome.is_taken else outcome.verdict
     return {"better": "synergy", "worse": "conflict", "equivalent": "additive"}.get(outcome.verdict, outcome.verdict)
 
 

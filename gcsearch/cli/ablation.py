@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gcsearch.analysis.ablation import AblationResults, ablation_results, change_text, p_text, verdict_text
+from gcsearch.analysis.ablation import (
+    AblationResults,
+    ablation_results,
+    change_text,
+    correction_text,
+    p_text,
+    path_text,
+    score_text,
+    seeds_saved,
+    verdict_text,
+)
 from gcsearch.analysis.ablation import write_verdicts as write_files
+from gcsearch.analysis.noise import noise_sentences
 from gcsearch.analysis.results import StudyResults, open_results
 from gcsearch.analysis.wording import duration_text
-from gcsearch.cli.console import print_json, results, say
+from gcsearch.cli.console import print_json, progress, results, say
 from gcsearch.cli.outside import run_outside
 from gcsearch.cli.studies import fetched, mirrored
 from gcsearch.cli.study import print_place, run_tracked, store_uri
@@ -32,6 +44,7 @@ def ablate_command(
     experiment: str | None,
     name: str | None,
     is_sequential: bool,
+    with_noise: bool,
     assignments: Sequence[str],
     imports: Sequence[str],
     address: str | None,
@@ -46,6 +59,7 @@ def ablate_command(
     from gcsearch.tuning.study import check_unchanged, run_ablation
 
     ablation = load_ablation(path, experiment=experiment, name=name, assignments=assignments, imports=imports)
+    ablation.plan(is_sequential)  # refuses what the design cannot do
     if dry_run:
         check_unchanged(ablation, fetched(studies, ablation.name, may_be_new=True) / ablation.name)
         if as_json:
@@ -53,16 +67,20 @@ def ablate_command(
         else:
             results.print(dump_yaml(ablation.to_dict()), markup=False, end="")
             count = len(ablation.arms) * len(ablation.seeds)
+            first = "The first step: " if ablation.design == "path" else ""
             results.print(
-                f"# {len(ablation.arms)} arms on {len(ablation.seeds)} seeds: {count} trainings.", markup=False
+                f"# {first}{len(ablation.arms)} arms on {len(ablation.seeds)} seeds: {count} trainings.", markup=False
             )
         return 0
     if is_outside(address):
-        options = ["--until-decided"] if is_sequential else []
+        flags = {"--until-decided": is_sequential, "--noise": with_noise}
+        options = [flag for flag, is_set in flags.items() if is_set]
         return run_outside(
             "ablate", path, ablation, options, address=address, tracking=tracking, studies=studies, as_json=as_json
         )
     ablation.prepare()
+    if with_noise:
+        fetched(studies, ablation.name, checkpoints=True, may_be_new=True)  # of trainings that ended elsewhere
     with mirrored(studies, ablation.name) as (folder, mirrors):
         check_unchanged(ablation, folder / ablation.name)
         uri = store_uri(tracking, folder)
@@ -70,11 +88,13 @@ def ablate_command(
             ablation.name,
             folder,
             uri,
-            None if is_sequential else len(ablation.arms) * len(ablation.seeds),
+            None if is_sequential or ablation.design == "path" else len(ablation.arms) * len(ablation.seeds),
             lambda observers: run_ablation(
                 ablation, folder, is_sequential=is_sequential, address=address, observers=[*observers, *mirrors]
             ),
         )
+        if with_noise and not code:
+            _measure_noise(folder / ablation.name, ablation.resources.cpus_per_worker)
         outcome = open_results(folder / ablation.name)
         write_files(outcome)
     if as_json:
@@ -85,6 +105,19 @@ def ablate_command(
     return code or (1 if any(outcome.state.of_state("failed")) else 0)
 
 
+def _measure_noise(directory: Path, cpus: int) -> None:
+    from gcsearch.noise_measurement import measure_noise
+
+    with progress.status("Measuring the noise…") if progress.is_terminal else nullcontext() as status:
+
+        def show(done: int, total: int) -> None:
+            if status is not None:
+                status.update(f"Measuring the noise: {done} of {total} sets of samples…")
+
+        num = measure_noise(directory, cpus=cpus, on_score=show)
+    progress.print(f"Noise: {num} sets of samples drawn and scored.")
+
+
 def print_ablation(outcome: StudyResults) -> None:
     """Verdicts, arms, and what to make of them."""
     found = ablation_results(outcome)
@@ -92,6 +125,9 @@ def print_ablation(outcome: StudyResults) -> None:
     results.print(_arms(found, outcome))
     for text in _sentences(found):
         say(text)
+    if found.noise is not None:
+        for text in noise_sentences(found.noise):
+            say(text)
 
 
 def ablation_json(outcome: StudyResults) -> dict[str, object]:
@@ -108,7 +144,7 @@ def ablation_json(outcome: StudyResults) -> dict[str, object]:
 
 def _verdicts(found: AblationResults, width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(f"against {found.plan.arms[0]}", overflow="fold")
+    table.add_column("change" if found.plan.steps else f"against {found.plan.arms[0]}", overflow="fold")
     table.add_column("verdict", no_wrap=True)
     is_wide = width >= WIDE
     headings = ["change [95 %]", *(["at equal forwards", "at equal time"] if is_wide else []), "p", "seeds", "r"]
@@ -138,31 +174,23 @@ def _arms(found: AblationResults, outcome: StudyResults) -> Table:
     table.add_column("seeds", justify="right")
     table.add_column("training", justify="right")
     for row in found.arms:
-        text = "-" if not row.num_diverged else f"diverged on {row.num_diverged}"
-        if row.interval is not None:
-            low, high = row.interval.low, row.interval.high
-            text = f"{row.interval.mean:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
         seconds = "-" if row.seconds is None else duration_text(row.seconds)
-        table.add_row(row.name, text, str(row.num_seeds), seconds)
+        table.add_row(row.name, score_text(row), str(row.num_seeds), seconds)
     return table
 
 
 def _sentences(found: AblationResults) -> list[str]:
     plan = found.plan
-    looks = "1 look" if len(plan.looks) == 1 else f"{len(plan.looks)} looks"
     texts = [
         "change: mean difference on paired seeds, in percent of the reference; r: correlation of the pairs. Verdicts "
-        f"are corrected for {len(plan.contrasts)} contrasts and {looks} (Holm, 5 %); equivalent: within {plan.margin}."
+        f"are corrected for {correction_text(plan)} (Holm, 5 %); equivalent: within {plan.margin}."
     ]
-    saved = [
-        one.judgement.comparison.seeds_saved
-        for one in found.main
-        if one.judgement and one.judgement.comparison.seeds_saved is not None
-    ]
-    if saved:
-        median = sorted(saved)[len(saved) // 2]
-        texts.append(f"Without pairing, intervals as narrow would need {max(0, median):.0f} more seeds (median).")
+    if plan.steps:
+        texts.insert(0, path_text(found))
+    saved = seeds_saved(found.main)
+    if saved is not None:
+        texts.append(f"Without pairing, intervals as narrow would need {max(0, saved):.0f} more seeds (median).")
     still = [one.contrast.name for one in found.main if one.is_open]
-    if still and len(plan.looks) == 1:
+    if still and len(plan.looks) == 1 and not plan.steps:
         texts.append(f"Undecided: {len(still)} of {len(found.main)}. --until-decided adds seeds for these.")
     return texts

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from gcsearch.cli.console import PIPED_WIDTH, progress
-from gcsearch.config.documents import dump_yaml
+from gcsearch.config.documents import dump_yaml, read_document
 from gcsearch.config.imports import packed_modules, search_paths
 from gcsearch.errors import ConfigError
 from gcsearch.provenance import COMMAND, typed_command
@@ -61,7 +61,7 @@ def run_outside(
             f"kept there, and not on this machine; got {studies}. For example --studies /mnt/studies, or "
             "s3://bucket/studies."
         )
-    files = {FILE: path.read_bytes(), EXPERIMENT: dump_yaml(study.base.data).encode()}
+    files = {FILE: _content(path, study), EXPERIMENT: dump_yaml(study.base.data).encode()}
     arguments = [command, FILE, "--experiment", EXPERIMENT, "--name", study.name, *options]
     arguments += ["--address", "auto", "--studies", studies]
     if store := tracking or os.environ.get("MLFLOW_TRACKING_URI"):
@@ -79,3 +79,12 @@ def run_outside(
         target.flush()
 
     return run_on_head(address, arguments, files, packed_modules(search_paths(study.base)), environment, write)
+
+
+def _content(path: Path, study: StudySpec | AblationSpec) -> bytes:
+    """The file, with the factors that the winner of a path stands for: that is another file, which is not there."""
+    data = read_document(path).data
+    if "winner" not in data or not hasattr(study, "factors"):
+        return path.read_bytes()
+    rest = {key: value for key, value in data.items() if key != "winner"}
+    return dump_yaml(rest | {"factors": study.factors}).encode()

@@ -36,11 +36,18 @@ def plan_command(
     trials: int | None,
     assignments: Sequence[str],
     imports: Sequence[str],
+    studies: str,
     as_json: bool,
 ) -> None:
     """Say what a study or an ablation will do and cost."""
-    if "factors" in read_document(space).data:
-        _plan_ablation(space, experiment, trials, assignments, imports, as_json=as_json)
+    if read_document(space).data.keys() & {"factors", "winner"}:
+        if trials is not None:
+            raise ConfigError(
+                f"{space}: --trials is for studies; an ablation trains every arm on every one of its seeds."
+            )
+        from gcsearch.cli.ablation_planning import plan_ablation_command
+
+        plan_ablation_command(space, experiment, assignments, imports, studies, as_json=as_json)
         return
     from gcsearch.tuning.planning import make_plan
     from gcsearch.tuning.spec import load_study
@@ -56,43 +63,6 @@ def plan_command(
         results.print(_steps(plan))
     for text in _sentences(study, plan):
         say(text)
-
-
-def _plan_ablation(
-    path: Path,
-    experiment: str | None,
-    trials: int | None,
-    assignments: Sequence[str],
-    imports: Sequence[str],
-    *,
-    as_json: bool,
-) -> None:
-    from gcsearch.tuning.ablation import load_ablation
-    from gcsearch.tuning.ablation_plan import CORRELATION, plan_ablation
-
-    if trials is not None:
-        raise ConfigError(f"{path}: --trials is for studies; an ablation trains every arm on every one of its seeds.")
-    ablation = load_ablation(path, experiment=experiment, assignments=assignments, imports=imports)
-    plan = plan_ablation(ablation)
-    if as_json:
-        print_json({"ablation": ablation.name, **plan.to_dict(), "settings": ablation.to_dict()})
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(f"arm ({plan.device})")
-    table.add_column("full training", justify="right", no_wrap=True)
-    for arm, seconds in plan.arm_seconds.items():
-        table.add_row(arm, "?" if seconds is None else duration_text(seconds))
-    results.print(table)
-    num_seeds = len(ablation.seeds)
-    cost = _cost(plan.cost, plan.unit)
-    say(f"{len(ablation.arms)} arms on {num_seeds} seeds: {plan.num_trainings} trainings{cost}.")
-    low, high = (f"{100 * gap:.1f}" for gap in plan.gap)
-    say(
-        f"{num_seeds} paired seeds tell a contrast apart (four times in five, corrected for {len(plan.contrasts)}) if "
-        f"FID differs by {low} to {high} %: trainings that differ in their seed alone differ by 1 to 2 %, with a "
-        f"correlation of {CORRELATION:g} between the arms of a seed, which the ablation will measure."
-    )
-    say("Nothing was started.")
 
 
 def _tree(study: StudySpec) -> Tree:
@@ -159,12 +129,12 @@ def _sentences(study: StudySpec, plan: Plan) -> list[str]:
     full = counts.trials * plan.rungs[-1]
     texts.append(
         f"Search: {counts.trials:.0f} trials, {images_text(counts.images)} images "
-        f"({100 * counts.images / full if full else 0:.0f} % of full-length trials){_cost(plan.search, plan.unit)}."
+        f"({100 * counts.images / full if full else 0:.0f} % of full-length trials){cost_text(plan.search, plan.unit)}."
     )
     if study.finalists is not None and plan.gap is not None:
         texts.append(
             f"Finalists: {plan.num_finalists} full trainings ({study.finalists.top} recipes, seeds "
-            f"{', '.join(map(str, study.finalists.seeds))}){_cost(plan.finalists, plan.unit)}."
+            f"{', '.join(map(str, study.finalists.seeds))}){cost_text(plan.finalists, plan.unit)}."
         )
         low, high = (f"{100 * gap:.1f}" for gap in plan.gap)
         texts.append(
@@ -190,7 +160,8 @@ def _sentences(study: StudySpec, plan: Plan) -> list[str]:
     return texts
 
 
-def _cost(cost: Cost | None, unit: str) -> str:
+def cost_text(cost: Cost | None, unit: str) -> str:
+    """Device hours and wall time, to end a sentence with; nothing where the cost is not known."""
     if cost is None:
         return ""
     return f", {cost.device_hours:.2g} {unit}-hours, done in {duration_text(3600 * cost.wall_hours)}"

@@ -12,7 +12,7 @@ from gcsearch.cli.options import Json, Studies
 
 
 def report(
-    study: Annotated[str, typer.Argument(help="Name or folder of a study.")],
+    study: Annotated[str, typer.Argument(help="Name or folder of a study or an ablation.")],
     output: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it
         typer.Option("--output", help="Folder to write. Default: reports/<study>."),
@@ -20,7 +20,7 @@ def report(
     studies: Studies = "studies",
     json: Json = False,
 ) -> None:
-    """Write one HTML page about a study, and its figures and tables as files.
+    """Write one HTML page about a study or an ablation, and its figures and tables as files.
 
     The page needs nothing but itself: open it, send it, print it.
 
@@ -31,24 +31,23 @@ def report(
 
 def report_command(study: str, output: Path | None, studies: str, *, as_json: bool) -> None:
     """Write the report and say where it is."""
-    from gcsearch.analysis.report import write_report
+    from gcsearch.analysis.report import write_ablation_report, write_report
     from gcsearch.analysis.results import open_results
     from gcsearch.cli.console import print_json, progress, results, say
     from gcsearch.cli.studies import fetched
     from gcsearch.errors import StudyError
-    from gcsearch.tuning.importance import PedAnova
 
     outcome = open_results(study, fetched(studies, study))
-    if outcome.state.ablation is not None:
-        raise StudyError(
-            f"report: must be of a search, '{outcome.name}' is an ablation. Its tables are "
-            f"{outcome.directory}/verdicts.md and .tex; gcsearch show {outcome.name} prints them."
-        )
     folder = output or Path("reports") / outcome.name
     if folder.exists() and not folder.is_dir():
         raise StudyError(f"report: --output must be a folder, got the file {folder}. Name another one.")
     with progress.status("Drawing…") if progress.is_terminal else nullcontext():
-        written = write_report(outcome, folder, PedAnova)
+        if outcome.state.ablation is not None:
+            written = write_ablation_report(outcome, folder)
+        else:
+            from gcsearch.tuning.importance import PedAnova  # imports Optuna, which takes a while
+
+            written = write_report(outcome, folder, PedAnova)
     if as_json:
         print_json(
             {

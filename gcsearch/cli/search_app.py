@@ -20,6 +20,12 @@ def ablate(
     until_decided: Annotated[
         bool, typer.Option("--until-decided", help="Add seeds where the verdict is open, up to max_seeds.")
     ] = False,
+    noise: Annotated[
+        bool,
+        typer.Option(
+            "--noise", help="Then measure what makes the reference's scores noisy: sampling only, no training."
+        ),
+    ] = False,
     set_: Set = None,
     import_: Import = None,
     address: Address = None,
@@ -41,6 +47,7 @@ def ablate(
         experiment=experiment,
         name=name,
         is_sequential=until_decided,
+        with_noise=noise,
         assignments=set_ or [],
         imports=import_ or [],
         address=address,
@@ -61,18 +68,26 @@ def plan(
     trials: Annotated[Optional[int], typer.Option("--trials", help="Replace budget.trials.")] = None,  # noqa: UP045
     set_: Set = None,
     import_: Import = None,
+    studies: Studies = "studies",
     json: Json = False,
 ) -> None:
     """Check a study or an ablation and say what it will do and cost; start nothing.
 
-    Trials per rung come from simulated studies with random scores, hours from a few steps measured on this machine.
+    Trials per rung come from simulated studies with random scores, hours from a few steps measured on this machine, the
+    noise of an ablation's scores from earlier ones of the same baseline.
 
     Example: `gcsearch plan search_spaces/mu_schedule.yaml --trials 48`
     """
     from gcsearch.cli.planning import plan_command
 
     plan_command(
-        space, experiment=experiment, trials=trials, assignments=set_ or [], imports=import_ or [], as_json=json
+        space,
+        experiment=experiment,
+        trials=trials,
+        assignments=set_ or [],
+        imports=import_ or [],
+        studies=studies,
+        as_json=json,
     )
 
 

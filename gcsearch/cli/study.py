@@ -131,8 +131,8 @@ def run_tracked(
 
 
 def attach_report(tracker: MLflowTracker, outcome: StudyResults) -> None:
-    """Put the report of a search on its run in MLflow. Without one, the study is over, or synced, all the same."""
-    if outcome.state.ablation is not None or not any(record.results for record in outcome.searched()):
+    """Put the report on the study's run in MLflow. Without one, the study is over, or synced, all the same."""
+    if not any(record.results for record in outcome.searched()):
         return
     from gcsearch.analysis.report import report_files
     from gcsearch.tuning.importance import PedAnova
@@ -242,7 +242,7 @@ def export_command(
     """Export the winner or one trial; register it, and write it for diffusers, if asked to."""
     from gcsearch.export import export_trial
     from gcsearch.export.registering import register_export
-    from gcsearch.export.wording import score_text
+    from gcsearch.export.wording import choice_text, score_text
     from gcsearch.tracking.registering import ModelName
 
     if tracking and register is None:
@@ -265,6 +265,8 @@ def export_command(
     results.print(f"Trial {record.trial} of {outcome.name}, {score_text(outcome, record)}, is in {folder}/:")
     for path in sorted(folder.iterdir()):
         results.print(f"  {path.name}")
+    if record.kind == "arm":
+        say(choice_text(outcome, record).replace("**", ""))
     if model is not None:
         place = f"models:/{model.name}@{model.alias}" if model.alias else f"models:/{model.name}/{version}"
         results.print(f"Version {version} of the model '{model.name}' in {uri}: {place}", markup=False)

@@ -16,6 +16,7 @@ from gcsearch.analysis.wording import objectives_text
 from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import StudyError
+from gcsearch.export.arms import best_training
 from gcsearch.export.card import model_card
 from gcsearch.export.model import RECIPE, WEIGHTS, load_model
 from gcsearch.export.pipeline import FOLDER as PIPELINE
@@ -38,7 +39,7 @@ GRID_SAMPLES: Final = 64
 def export_trial(
     results: StudyResults, output: Path, trial: str | None = None, *, diffusers: bool = False
 ) -> TrialRecord:
-    """Write the best trial, or the one asked for, to the folder `output`.
+    """Write the best trial, or the one asked for, to the folder `output`; of an ablation, the best arm's.
 
     Args:
         results: The study.
@@ -83,6 +84,8 @@ def export_trial(
 
 
 def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
+    if trial is None and results.state.ablation is not None:
+        return best_training(results)
     if trial is None:
         if results.has_front and (front := _front(results)):
             raise StudyError(
@@ -97,7 +100,8 @@ def _choose(results: StudyResults, trial: str | None) -> TrialRecord:
             )
         return winner
     number, dash, seed = trial.partition("-")
-    record = results.state.trials.get(f"{number.zfill(4)}{dash}{seed}")
+    digits = 4 if results.state.ablation is None else 2
+    record = results.state.trials.get(f"{number.zfill(digits)}{dash}{seed}")
     if record is None:
         known = [record.trial for record in results.searched()]
         finalists = ", ".join(record.trial for record in results.finalists())
@@ -130,7 +134,8 @@ def _recipe(results: StudyResults, record: TrialRecord) -> str:
     elif record.kind == "finalist":
         lines[1] = "one of its recipe's trainings on fresh seeds, of which not all have a score."
     if replicates is not None:
-        lines[1] = f"one of its recipe's trainings, whose mean is {mean_text(replicates)}: expect that."
+        word = "" if record.kind == "arm" else "fresh "
+        lines[1] = f"one of its recipe's trainings, whose mean is {mean_text(replicates, word)}: expect that."
     cpus = results.state.study.get("cpus_per_worker", 1)
     if cpus != 1:
         lines[-1] += f" --cpus-per-worker {cpus}"

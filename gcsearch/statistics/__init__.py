@@ -1,5 +1,6 @@
 """What a few seeds can tell: intervals, power, paired comparisons, verdicts."""
 
+from gcsearch.statistics.components import Components, Estimate, crossed_components, spread
 from gcsearch.statistics.paired import Comparison, Margin, Paired, bootstrap_interval, compare, paired
 from gcsearch.statistics.replicates import (
     CONFIDENCE,
@@ -12,12 +13,15 @@ from gcsearch.statistics.replicates import (
     t_test_power,
     tie_margin,
 )
-from gcsearch.statistics.verdicts import Judgement, Verdict, judge, spending
+from gcsearch.statistics.verdicts import ALPHA, Judgement, Verdict, judge, spending
 
 __all__ = [
+    "ALPHA",
     "CONFIDENCE",
     "RETRAINING_NOISE",
     "Comparison",
+    "Components",
+    "Estimate",
     "Interval",
     "Judgement",
     "Margin",
@@ -25,12 +29,14 @@ __all__ = [
     "Verdict",
     "bootstrap_interval",
     "compare",
+    "crossed_components",
     "judge",
     "paired",
     "paired_power",
     "resolvable_gap",
     "resolvable_paired_gap",
     "spending",
+    "spread",
     "t_interval",
     "t_test_power",
     "tie_margin",

@@ -6,22 +6,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 from gcsearch.ablations import Plan
-from gcsearch.config import Document, Experiment, build_settings, find_experiment, read_document
+from gcsearch.config import Document, Experiment, build_settings, find_experiment, load_experiment, read_document
 from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.registry import spec
 from gcsearch.statistics import Margin
 from gcsearch.tuning.designs import Arm, Design, Layout, lay_out
+from gcsearch.tuning.reading import read_base, read_name, read_resources
 from gcsearch.tuning.settings import Objective, Resources
+from gcsearch.tuning.winner import factors_to
 
 SECTIONS: Final = (
     "name",
     "experiment",
     "baseline",
     "factors",
+    "winner",
     "design",
     "seeds",
     "max_seeds",
@@ -46,7 +49,7 @@ class AblationSpec:
         name: Name, and folder among the studies.
         base: The baseline as a document for messages.
         experiment: The same, built.
-        factors: What is changed, as written.
+        factors: What is changed: as written, or what the winner of a path does otherwise.
         design: How arms are made of factors.
         layout: Arms and contrasts.
         seeds: Seeds that every arm is trained on.
@@ -74,7 +77,16 @@ class AblationSpec:
         return self.layout.arms
 
     def plan(self, is_sequential: bool = False) -> Plan:
-        """What is trained and judged; with `is_sequential`, seeds are added for what is undecided."""
+        """What is trained and judged, of a path the first step; with `is_sequential`, seeds are added for what is open.
+
+        Raises:
+            ConfigError: A path was asked to add seeds.
+        """
+        if is_sequential and self.design == "path":
+            raise ConfigError(
+                f"ablation '{self.name}': a path judges every step once, so --until-decided means nothing to it. Leave "
+                "it out; more `seeds` tell smaller gaps."
+            )
         further = range(max(self.seeds) + 1, max(self.seeds) + 1 + self.max_seeds - len(self.seeds))
         looks = [len(self.seeds)]
         if is_sequential:
@@ -160,30 +172,29 @@ def load_ablation(
             raise ConfigError(
                 f"{document.where((key,))}: an ablation has no key '{key}'.{hint} {suggestion(key, SECTIONS)}"
             )
-    for required in ("experiment", "factors"):
+    needed = "winner" if "winner" in document.data else "factors"
+    for required in ("experiment", needed):
         if required not in document.data and not (required == "experiment" and experiment):
             raise ConfigError(f"{document.source}: an ablation must have the key '{required}', which is missing.")
-    base = _baseline(document, path, experiment, assignments, imports)
-    built = Experiment.from_document(base)
-    given = document.data.get("resources", {})
-    if isinstance(given, dict):
-        given = {"workers": built.training.num_workers, **given}
-    resources = build_settings(Resources, given, document, ("resources",))
-    if resources.workers != built.training.num_workers:
-        base = base.with_values({"training.num_workers": resources.workers}, document.where(("resources", "workers")))
-        built = Experiment.from_document(base)
-    factors = _factors(document)
-    design = document.data.get("design", "one_factor")
-    if design not in get_args(Design):
-        raise ConfigError(
-            f"{document.where(('design',))}: design must be one of {', '.join(get_args(Design))}, got "
-            f"{describe(design)}. {suggestion(str(design), get_args(Design))}"
-        )
+    design = _design(document)
+    base = _with_baseline(document, read_base(document, path, experiment, assignments, imports))
+    resources, base, built = read_resources(document, base)
+    if needed == "winner":
+        winner = _winner(document, path, imports)
+        base = base.with_imports(winner.imports)
+        factors = factors_to(winner, built, document.where(("winner",)))
+    else:
+        factors = _factors(document)
     try:
         layout = lay_out(design, factors)
     except ValueError as error:
         raise ConfigError(f"{document.where(('design',))}: {error}.") from None
     seeds = _seeds(document)
+    if design == "path" and "max_seeds" in document.data:
+        raise ConfigError(
+            f"{document.where(('max_seeds',))}: a path judges every step once, on as many seeds as `seeds` has. Leave "
+            "max_seeds out."
+        )
     most = document.data.get("max_seeds", 2 * len(seeds))
     if isinstance(most, bool) or not isinstance(most, int) or most < len(seeds):
         raise ConfigError(
@@ -191,7 +202,7 @@ def load_ablation(
             f"{describe(most)}."
         )
     ablation = AblationSpec(
-        name=_name(document, path, name),
+        name=read_name(document, path, name),
         base=base,
         experiment=built,
         factors=factors,
@@ -204,21 +215,14 @@ def load_ablation(
         resources=resources,
     )
     _check_arms(ablation, document)
+    if design == "path":
+        everything = {key: values[0] for key, values in factors.items()}
+        Experiment.from_document(base.with_values(everything, document.where(("factors",))))
     return ablation
 
 
-def _baseline(
-    document: Document, path: Path, experiment: str | None, assignments: Sequence[str], imports: Sequence[str]
-) -> Document:
-    wanted = experiment or document.data["experiment"]
-    if not isinstance(wanted, str):
-        raise ConfigError(f"{document.where(('experiment',))}: experiment must be a name or a path, got {wanted!r}.")
-    try:
-        found = find_experiment(wanted, beside=path)
-    except ConfigError as error:
-        place = "--experiment" if experiment else document.where(("experiment",))
-        raise ConfigError(f"{place}: {error}") from None
-    base = read_document(found).with_assignments(assignments).with_imports(imports)
+def _with_baseline(document: Document, base: Document) -> Document:
+    """The experiment with the overrides that make the baseline."""
     overrides = document.data.get("baseline") or {}
     if not isinstance(overrides, dict):
         raise ConfigError(
@@ -228,6 +232,31 @@ def _baseline(
     for key, value in overrides.items():
         base = base.with_values({key: value}, document.where(("baseline", key)))
     return base
+
+
+def _design(document: Document) -> Design:
+    design = document.data.get("design", "one_factor")
+    if design not in get_args(Design):
+        raise ConfigError(
+            f"{document.where(('design',))}: design must be one of {', '.join(get_args(Design))}, got "
+            f"{describe(design)}. {suggestion(str(design), get_args(Design))}"
+        )
+    if "winner" in document.data and ("factors" in document.data or design != "path"):
+        raise ConfigError(
+            f"{document.where(('winner',))}: winner must stand for the factors of design path: what it does otherwise "
+            "than the baseline. Remove it, or write design: path and no factors."
+        )
+    return cast(Design, design)
+
+
+def _winner(document: Document, path: Path, imports: Sequence[str]) -> Experiment:
+    wanted, place = document.data["winner"], document.where(("winner",))
+    if not isinstance(wanted, str):
+        raise ConfigError(f"{place}: winner must be an experiment's name or path, got {describe(wanted)}.")
+    try:
+        return load_experiment(find_experiment(wanted, beside=path), imports=imports)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
 
 
 def _factors(document: Document) -> dict[str, list[Any]]:
@@ -264,13 +293,6 @@ def _seeds(document: Document) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _name(document: Document, path: Path, name: str | None) -> str:
-    found = str(name or document.data.get("name") or path.stem)
-    if not found.strip() or "/" in found or found.startswith("."):
-        raise ConfigError(f"{document.where(('name',))}: name must be usable as a folder, got {found!r}.")
-    return found
-
-
 def _objective(document: Document, experiment: Experiment) -> Objective:
     metric = document.data.get("metric", "fid")
     goals = {
@@ -303,7 +325,8 @@ def _margin(document: Document) -> Margin:
 def _check_arms(ablation: AblationSpec, document: Document) -> None:
     """Every arm must build, and differ from every other."""
     recipes: dict[str, str] = {}
-    places = {key: document.where(("factors", key)) for key in ablation.factors}
+    is_written = "factors" in document.data
+    places = {key: document.where(("factors", key) if is_written else ("winner",)) for key in ablation.factors}
     base = ablation.base
     for arm in ablation.arms:
         filled = base

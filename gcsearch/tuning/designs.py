@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from gcsearch.ablations import Contrast
 from gcsearch.tuning.space import label_of
 
-Design = Literal["one_factor", "leave_one_out", "grid", "pairs"]
+Design = Literal["one_factor", "leave_one_out", "grid", "pairs", "path"]
 
 BASELINE: Final = "baseline"
 
@@ -52,6 +52,7 @@ def lay_out(design: Design, factors: Factors) -> Layout:
     - ``grid``: every combination of values, the baseline's own included, against the baseline.
     - ``pairs``: factors of one value each; each alone and every two together, against the baseline, and the interaction
       (both - first) - (second - baseline) of every two.
+    - ``path``: factors of one value each; here the first step, each alone against the baseline: see `path_step`.
 
     Raises:
         ValueError: The design needs one value of each factor, or two factors.
@@ -61,6 +62,7 @@ def lay_out(design: Design, factors: Factors) -> Layout:
         "leave_one_out": _leave_one_out,
         "grid": _grid,
         "pairs": _pairs,
+        "path": lambda factors: path_step(0, {}, _single(factors, "path")),
     }
     return makers[design](factors)
 
@@ -123,6 +125,23 @@ def _interactions(baseline: Arm, alone: Mapping[str, Arm], both: Mapping[tuple[s
             minus=(alone[first].name, alone[second].name),
             reference=baseline.name,
         )
+
+
+def path_step(number: int, taken: Mapping[str, Any], left: Mapping[str, Any]) -> Layout:
+    """Arms and contrasts of one step of a path: each change that is left, alone, on top of those that were taken.
+
+    Args:
+        number: Of the step, from 0.
+        taken: Dotted key to value: what earlier steps took, in their order.
+        left: What may be taken now.
+    """
+    reference = _arm(taken)
+    arms = {_arm({key: value}).name: _arm({**taken, key: value}) for key, value in left.items()}
+    contrasts = (
+        replace(_contrast(arm, reference), name=f"step {number + 1}: {change}", step=number)
+        for change, arm in arms.items()
+    )
+    return Layout(arms=(reference, *arms.values()), contrasts=tuple(contrasts))
 
 
 def _single(factors: Factors, design: str) -> dict[str, Any]:

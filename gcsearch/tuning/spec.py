@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gcsearch.config import Document, Experiment, build, build_settings, find_experiment, read_document
+from gcsearch.config import Document, Experiment, build, build_settings, read_document
 from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.registry import spec
 from gcsearch.tuning.engine import Engine
 from gcsearch.tuning.objectives import check_objectives
+from gcsearch.tuning.reading import read_base, read_name, read_resources
 from gcsearch.tuning.samplers import Recorder, check_sampler
 from gcsearch.tuning.settings import Budget, Finalists, Objective, Resources, Search
 from gcsearch.tuning.settling import Settling
@@ -170,30 +171,9 @@ def load_study(
         if required not in document.data and not (required == "experiment" and experiment):
             raise ConfigError(f"{document.source}: a study must have the key '{required}', which is missing.")
 
-    wanted = experiment or document.data["experiment"]
-    if not isinstance(wanted, str):
-        raise ConfigError(f"{document.where(('experiment',))}: experiment must be a name or a path, got {wanted!r}.")
-    try:
-        found = find_experiment(wanted, beside=path)
-    except ConfigError as error:
-        place = "--experiment" if experiment else document.where(("experiment",))
-        raise ConfigError(f"{place}: {error}") from None
-    base = read_document(found).with_assignments(assignments).with_imports(imports)
-    built = Experiment.from_document(base)
-    resources = build_settings(
-        Resources,
-        _with_default(document.data.get("resources", {}), "workers", built.training.num_workers),
-        document,
-        ("resources",),
-    )
-    if resources.workers != built.training.num_workers:
-        at = document.where(("resources", "workers"))
-        base = base.with_values({"training.num_workers": resources.workers}, place=at)
-        built = Experiment.from_document(base)
-
-    study_name = str(name or document.data.get("name") or path.stem)
-    if not study_name.strip() or "/" in study_name or study_name.startswith("."):
-        raise ConfigError(f"{document.where(('name',))}: name must be usable as a folder, got {study_name!r}.")
+    base = read_base(document, path, experiment, assignments, imports)
+    resources, base, built = read_resources(document, base)
+    study_name = read_name(document, path, name)
     sections = {"budget": Budget, "search": Search}
     settings: dict[str, Any] = {
         key: build_settings(cls, document.data.get(key, {}), document, (key,)) for key, cls in sections.items()
@@ -243,10 +223,6 @@ def _objectives(document: Document) -> tuple[Objective, ...]:
             f"of {len(section)}."
         )
     return tuple(build_settings(Objective, one, document, ("objective", index)) for index, one in enumerate(section))
-
-
-def _with_default(section: Any, key: str, value: Any) -> Any:
-    return {key: value, **section} if isinstance(section, dict) else section
 
 
 def _validated(space: Space, base: Document) -> frozenset[str]:

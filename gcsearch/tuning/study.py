@@ -20,6 +20,7 @@ from gcsearch.tuning.ablation_driver import AblationDriver
 from gcsearch.tuning.alike import check_nodes
 from gcsearch.tuning.cluster import check_address, ray_cluster
 from gcsearch.tuning.driver import Driver, Observer
+from gcsearch.tuning.path import PathDriver
 from gcsearch.tuning.search_driver import SearchDriver
 from gcsearch.tuning.spec import StudySpec
 
@@ -86,6 +87,8 @@ def run_ablation(
     directory = studies / ablation.name
 
     def driver(ledger: LedgerWriter, state: StudyState) -> Driver:
+        if ablation.design == "path":
+            return PathDriver(ablation, directory, ledger, state, observers)
         was_sequential = state.ablation is not None and len(state.ablation["looks"]) > 1
         plan = ablation.plan(is_sequential or was_sequential)
         return AblationDriver(ablation, plan, directory, ledger, state, observers)

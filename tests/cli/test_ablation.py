@@ -136,10 +136,17 @@ def test_verdicts_are_written_for_papers(finished):
     assert latex.count(r"\\") == 1 + 3
 
 
-def test_a_search_is_no_ablation_and_an_ablation_has_no_report_of_a_search(finished):
-    refused = gcsearch("report", "known", cwd=finished)
-    assert refused.returncode == 2
-    assert "is an ablation" in refused.stderr
+def test_a_report_of_an_ablation_says_what_differs(finished):
+    done = gcsearch("report", "known", "--output", "out", cwd=finished)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr + done.stdout
+    assert "Of 3 contrasts: 1 better, 1 no different, 1 diverged. The largest gain: coupling=ot, -9.9 %" in " ".join(
+        said.split()
+    )
+    assert (finished / "out" / "report.html").is_file()
+
+
+def test_a_search_is_no_ablation(finished):
     results = open_results("known", finished / "studies")
     results.state.ablation = None
     with pytest.raises(StudyError, match="is a search, not an ablation"):

@@ -13,6 +13,7 @@ from gcsearch.cli import outside
 from gcsearch.config import read_document
 from gcsearch.provenance import COMMAND, typed_command
 from gcsearch.tuning import head
+from gcsearch.tuning.ablation import load_ablation
 from gcsearch.tuning.spec import load_study
 
 from .command import gcsearch
@@ -96,6 +97,19 @@ def test_the_head_reads_the_study_that_was_read_here(asked, tmp_path):
     assert local.to_dict()["experiment"]["name"] == "tiny"
     assert read_document(there / outside.EXPERIMENT).data["network"]["width"] == 32
     assert environment[COMMAND] == " ".join(["gcsearch run wide.yaml", *options, *ADDRESS])
+
+
+def test_the_head_gets_the_factors_that_a_winner_stands_for(asked, tmp_path):
+    Path("best.yaml").write_text(EXPERIMENT.replace("width: 16", "width: 24").replace("imports: [mine]", ""))
+    Path("best.yaml").write_text(Path("best.yaml").read_text().replace("name: mine", "name: mlp"))
+    Path("path.yaml").write_text("experiment: tiny\nwinner: best.yaml\ndesign: path\n")
+    gcsearch("ablate", "path.yaml", "--noise", *ADDRESS)
+    [(_, arguments, files, _, _)] = asked
+    assert "--noise" in arguments
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "path.yaml").write_bytes(files[outside.FILE])
+    received = load_ablation(tmp_path / "there" / "path.yaml", experiment=str(tmp_path / "experiments" / "tiny.yaml"))
+    assert received.factors == load_ablation(Path("path.yaml")).factors == {"network": [{"name": "mlp", "width": 24}]}
 
 
 def test_a_folder_that_means_nothing_on_the_head_is_refused(asked):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from gcsearch.statistics import Margin, Paired, compare, judge, paired, spending
+from gcsearch.statistics import Margin, Paired, compare, judge, paired, paired_power, spending
 
 MARGIN = Margin(value=0.013)
 
@@ -45,6 +45,17 @@ def test_without_any_difference_false_claims_of_one_are_rare(looks):
         found = judge(family(random, [0.0] * 4, looks[-1]), MARGIN, looks)
         false += any(one.verdict in ("better", "worse") for one in found.values())
     assert false <= 15 + 3 * 3.8
+
+
+@pytest.mark.parametrize("num_contrasts", [1, 5])
+def test_three_percent_are_found_on_five_pairs_as_often_as_the_formula_says(num_contrasts):
+    """At a noise of 1.3 % and a correlation of 0.5; of several contrasts, the one with a gap against equal arms."""
+    random, num = np.random.default_rng(0), 200
+    gaps = [0.03] + [0.0] * (num_contrasts - 1)
+    found = [judge(family(random, gaps, 5), MARGIN, [5])["arm0"].verdict == "worse" for _ in range(num)]
+    power = paired_power(0.03, 0.013, 5, 0.5, alpha=0.05 / num_contrasts)
+    assert sum(found) / num == pytest.approx(power, abs=3 * math.sqrt(power * (1 - power) / num))
+    assert (power >= 0.9) == (num_contrasts == 1)
 
 
 def test_at_the_edge_of_the_margin_false_claims_of_equivalence_are_rare():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gcsearch.analysis.importance import Coded, Measure
+from gcsearch.analysis.report.ablation_page import write_ablation_report
 from gcsearch.analysis.report.page import write_report
 from gcsearch.analysis.results import StudyResults
 
@@ -17,7 +18,7 @@ def report_files(
     """The page of a report, and its figures as PNG, by their names in the report's folder.
 
     Args:
-        results: The study, a search.
+        results: The search or the ablation.
         prepare: Makes the measure of importance: see `gcsearch.analysis.importance.importances`.
 
     Raises:
@@ -25,6 +26,9 @@ def report_files(
     """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        written = write_report(results, folder, prepare)
+        if results.state.ablation is None:
+            written = write_report(results, folder, prepare)
+        else:
+            written = write_ablation_report(results, folder)
         files = [*written.figures, written.page]
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from gcsearch.analysis.results import StudyResults
 from gcsearch.analysis.wording import images_text, metric_title, parameters_text
 from gcsearch.ledger import TrialRecord
 from gcsearch.metrics.grid import read_tiles
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_ROWS: Final = 8
 NUM_LATENTS: Final = 10
@@ -35,17 +38,35 @@ def chosen_trials(results: StudyResults) -> list[TrialRecord]:
 
 def sample_strips(results: StudyResults) -> Picture | None:
     """A row of images for each trial, at the last rung it reached; a column is one latent."""
-    strips: list[tuple[TrialRecord, int, npt.NDArray[np.uint8]]] = []
+    strips: list[tuple[str, npt.NDArray[np.uint8]]] = []
     for record in chosen_trials(results):
         images = max(record.samples)
         path = results.directory / record.samples[images]
         if path.is_file():  # samples may have been deleted to save space
-            strips.append((record, images, read_tiles(path)[:NUM_LATENTS]))
+            strips.append((_label(results, record, images), read_tiles(path)[:NUM_LATENTS]))
     if not strips:
         return None
-    canvas, step = _canvas([tiles for *_, tiles in strips])
+    return Picture(
+        name="samples",
+        title="Samples from the same latents",
+        caption=(
+            "Rows are trials: the winner, the best of the search, and the worst, each at the last rung it reached. "
+            "Columns are latents: the same noise goes into every model, so what differs is what was learned. Not "
+            "chosen by hand: the first latents of the study's evaluation."
+        ),
+        figure=draw_strips(strips),
+    )
+
+
+def draw_strips(strips: Sequence[tuple[str, npt.NDArray[np.uint8]]]) -> Figure:
+    """Rows of images with their labels.
+
+    Args:
+        strips: Label, in any number of lines, and images (N, H, W) or (N, H, W, 3) of each row, at least one.
+    """
+    canvas, step = _canvas([tiles for _, tiles in strips])
     rows, columns = len(strips), canvas.shape[1] // step
-    labels = [_label(results, record, images) for record, images, _ in strips]
+    labels = [label for label, _ in strips]
     longest = max(len(line) for label in labels for line in label.split("\n"))
     left, width, height, top = INCHES_PER_LETTER * longest + 0.1, INCHES * columns, INCHES * rows, 0.4
     figure = new_figure(left + width + 0.1, height + top + 0.05)
@@ -62,16 +83,7 @@ def sample_strips(results: StudyResults) -> Picture | None:
     axes.xaxis.set_label_position("top")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    return Picture(
-        name="samples",
-        title="Samples from the same latents",
-        caption=(
-            "Rows are trials: the winner, the best of the search, and the worst, each at the last rung it reached. "
-            "Columns are latents: the same noise goes into every model, so what differs is what was learned. Not "
-            "chosen by hand: the first latents of the study's evaluation."
-        ),
-        figure=figure,
-    )
+    return figure
 
 
 def _canvas(strips: Sequence[npt.NDArray[np.uint8]]) -> tuple[npt.NDArray[np.uint8], int]:

@@ -86,7 +86,7 @@ def cell_text(value: Any, column: Column) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float) and column.decimals is not None:
-        return f"{value:,.{column.decimals}f}"
+        return f"{value:z,.{column.decimals}f}"
     if isinstance(value, float) and abs(value) >= 10**column.digits:
         return f"{value:,.0f}"
     return number(value, digits=column.digits)
