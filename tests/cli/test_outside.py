@@ -29,20 +29,12 @@ EXPERIMENT = """\
 name: tiny
 imports: [mine]
 data: {name: digits}
-network: {name: mine, width: 16}
+network: {name: mlp, width: 16}
 training: {num_images: 2048, batch_size: 32}
 evaluation: {every_images: 512, num_samples: 64, metrics: [fid]}
 """
 MODULE = """\
-from dataclasses import dataclass
-from gcsearch.science.networks.base import networks
-from gcsearch.science.networks.mlp import MLP
-
-if "mine" not in networks:
-    @networks.register("mine")
-    @dataclass(frozen=True, kw_only=True)
-    class Mine(MLP):
-        '''A network of the user's own.'''
+'''A module of the user's own.'''
 """
 ADDRESS = ["--address", "ray://head:10001", "--studies", "/mnt/studies"]
 

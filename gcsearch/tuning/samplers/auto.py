@@ -28,6 +28,9 @@ Floats = NDArray[np.float64]
 MIN_WIDTH = 0.06
 """Narrowest kernel of a density on a range, as a share of it."""
 
+PRIOR_SPREAD_TRIALS = 1
+"""Trials that the spread of a range counts as, when that of known trials is estimated."""
+
 STEPS = (0.01, 0.4)
 """Smallest and largest standard deviation of a local change, as a share of the range."""
 
@@ -180,8 +183,7 @@ class Parzen:
                 num = len(node.options)
                 width = min(0.5, num / (len(present) + num))
             else:
-                spread = float(present.std()) if len(present) > 1 else 0.3
-                width = max(MIN_WIDTH, self._shrink * spread)
+                width = max(MIN_WIDTH, self._shrink * _spread(present))
                 if node.is_integer and not node.is_log:
                     width = max(width, 0.4 / (node.high - node.low))
             self._columns[name] = units, width
@@ -208,6 +210,15 @@ class Parzen:
             total[:, : len(self.known)] += np.where(np.isnan(at) | np.isnan(units), 0.0, kernel)
         peak = total.max(axis=1, keepdims=True)
         return np.asarray(peak[:, 0] + np.log(np.exp(total - peak).mean(axis=1)))
+
+
+def _spread(units: Floats) -> float:
+    """Standard deviation of places along a range, pooled with that of the uniform density, which counts as
+    PRIOR_SPREAD_TRIALS trials. On its own that of two or three good trials, which may be close by chance, would make a
+    density so narrow that the search stays there."""
+    squares = float(((units - units.mean()) ** 2).sum()) if len(units) else 0.0
+    degrees = PRIOR_SPREAD_TRIALS + max(len(units) - 1, 0)
+    return math.sqrt((PRIOR_SPREAD_TRIALS / 12 + squares) / degrees)
 
 
 class ParzenChooser:
