@@ -93,7 +93,6 @@ def test_the_head_reads_the_study_that_was_read_here(asked, tmp_path):
 
 def test_the_head_gets_the_factors_that_a_winner_stands_for(asked, tmp_path):
     Path("best.yaml").write_text(EXPERIMENT.replace("width: 16", "width: 24").replace("imports: [mine]", ""))
-    Path("best.yaml").write_text(Path("best.yaml").read_text().replace("name: mine", "name: mlp"))
     Path("path.yaml").write_text("experiment: tiny\nwinner: best.yaml\ndesign: path\n")
     gcsearch("ablate", "path.yaml", "--noise", *ADDRESS)
     [(_, arguments, files, _, _)] = asked
@@ -101,7 +100,7 @@ def test_the_head_gets_the_factors_that_a_winner_stands_for(asked, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "path.yaml").write_bytes(files[outside.FILE])
     received = load_ablation(tmp_path / "there" / "path.yaml", experiment=str(tmp_path / "experiments" / "tiny.yaml"))
-    assert received.factors == load_ablation(Path("path.yaml")).factors == {"network": [{"name": "mlp", "width": 24}]}
+    assert received.factors == load_ablation(Path("path.yaml")).factors == {"network.width": [24]}
 
 
 def test_a_folder_that_means_nothing_on_the_head_is_refused(asked):

@@ -215,7 +215,8 @@ class Parzen:
 def _spread(units: Floats) -> float:
     """Standard deviation of places along a range, pooled with that of the uniform density, which counts as
     PRIOR_SPREAD_TRIALS trials. On its own that of two or three good trials, which may be close by chance, would make a
-    density so narrow that the search stays there."""
+    density so narrow that the search stays there.
+    """
     squares = float(((units - units.mean()) ** 2).sum()) if len(units) else 0.0
     degrees = PRIOR_SPREAD_TRIALS + max(len(units) - 1, 0)
     return math.sqrt((PRIOR_SPREAD_TRIALS / 12 + squares) / degrees)
