@@ -92,8 +92,9 @@ def _measure(
             experiment = Experiment.from_dict(record.config, source=f"trial {record.trial}")
             evaluator = Judge(experiment, experiment.data.load(), torch.device("cpu")).evaluator
         drawn = dataclasses.replace(evaluator, seed=seed)
-        shard = drawn.draws.shard(function, 0, drawn.num_samples)
-        if not shard.is_finite:
+        samplers = experiment.evaluation.samplers
+        shards = {name: drawn.draws.shard(function, 0, drawn.num_samples, one) for name, one in samplers.items()}
+        if not all(shard.is_finite for shard in shards.values()):
             raise StudyError(
                 f"{directory}: samples must be finite, but those of trial {record.trial} on the latents of seed {seed} "
                 "are not, so its noise cannot be measured."
@@ -102,16 +103,21 @@ def _measure(
             num = drawn.num_samples // part
             if num < drawn.scorer.min_samples:
                 continue
-            scores = drawn.scorer.scores(shard.features[:num])
+            sized = dataclasses.replace(drawn, num_samples=num)
             ledger.append(
                 "noise_scored",
                 trial=record.trial,
                 latents_seed=seed,
                 num_samples=num,
-                metrics={f"eval/{key}": value for key, value in scores.items()},
+                metrics={
+                    f"eval/{key}{name}": value
+                    for name, shard in shards.items()
+                    for key, value in drawn.scorer.scores(shard.features[:num]).items()
+                },
                 identities={
-                    f"eval/{key}": identity
-                    for key, identity in dataclasses.replace(drawn, num_samples=num).identities.items()
+                    f"eval/{key}{name}": identity
+                    for name, sampler in samplers.items()
+                    for key, identity in sized.identities_with(sampler).items()
                 },
             )
     on_score(len(todo), len(todo))

@@ -33,7 +33,7 @@ TINY = {
     "process": {"name": "ve", "sigma_data": 0.75},
     "coupling": "independent",
     "training": {"num_images": 1_024, "batch_size": 32},
-    "evaluation": {"every_images": 1_024, "num_samples": 64, "metrics": ["fid"]},
+    "evaluation": {"every_images": 1_024, "num_samples": 64, "metrics": ["fid"], "further_samplers": ["multistep"]},
 }
 ABLATION = {"name": "coupling", "experiment": "tiny.yaml", "factors": {"coupling": ["ot"]}, "seeds": [0, 1, 2]}
 SEEDS = (0, 1, 2)
@@ -85,8 +85,10 @@ def test_the_scores_on_the_first_latents_are_those_of_the_trainings(trained):
     first = [event for event in state.noise if (event["latents_seed"], event["num_samples"]) == (0, 64)]
     assert [event["trial"] for event in first] == [f"00-s{seed}" for seed in SEEDS]
     for event in first:
-        assert event["metrics"]["eval/fid"] == state.trials[event["trial"]].value("eval/fid")
-        assert event["identities"]["eval/fid"] == state.trials[event["trial"]].results[-1].identities["eval/fid"]
+        assert {"eval/fid", "eval/fid_2step"} < set(event["metrics"]) == set(event["identities"])
+        for key, value in event["metrics"].items():
+            assert value == state.trials[event["trial"]].value(key)
+            assert event["identities"][key] == state.trials[event["trial"]].results[-1].identities[key]
 
 
 def test_a_measurement_goes_on_where_it_stopped(trained, tmp_path):

@@ -102,7 +102,7 @@ def build_settings(
     try:
         return cls(**values)
     except FieldError as error:
-        at = (*path, *error.field.split("."))
+        at = (*path, *(int(part) if part.isdecimal() else part for part in error.field.split(".")))
         raise ConfigError(f"{document.where(at)}: {error}.") from None
     except ValueError as error:
         field_name = str(error).split(" ", 1)[0]

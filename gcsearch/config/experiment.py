@@ -78,6 +78,8 @@ class Evaluation:
         num_samples: Generated samples per evaluation.
         metrics: Scores to compute, and diagnostics. The first must be a score: its best weights are kept.
         sampler: How samples are drawn.
+        further_samplers: Also draw in these ways, from the same latents, and score the averaged weights under
+            ``eval/<key>_<evaluations>step``, e.g. ``eval/fid_2step``.
         extractor: Feature extractor; ``auto`` takes the data set's own.
         seed: Seed of the latents, which every trial of a study shares.
     """
@@ -86,6 +88,7 @@ class Evaluation:
     num_samples: int = 2_000
     metrics: tuple[Metric, ...] = (FID(), KID())
     sampler: Sampler = field(default_factory=OneStep)
+    further_samplers: tuple[Sampler, ...] = ()
     extractor: str = "auto"
     seed: int = 0
 
@@ -105,6 +108,12 @@ class Evaluation:
         keys = [f"{metric.section}/{key}" for metric in self.metrics for key in metric.keys]
         if len(set(keys)) < len(keys):
             raise ValueError(f"metrics must have different keys, got {keys}")
+        evaluations = [sampler.num_evaluations for sampler in (self.sampler, *self.further_samplers)]
+        if len(set(evaluations)) < len(evaluations):
+            raise ValueError(
+                "further_samplers must differ from sampler and each other in their numbers of network evaluations, "
+                f"which name the scores, got {evaluations[1:]} beside {evaluations[0]}"
+            )
         for metric in self.scores:
             if self.num_samples < metric.min_samples:
                 raise ValueError(
@@ -121,6 +130,17 @@ class Evaluation:
     def scores(self) -> tuple[SampleMetric, ...]:
         """Metrics of generated samples, in order; the first decides which weights are the best."""
         return tuple(metric for metric in self.metrics if isinstance(metric, SampleMetric))
+
+    @property
+    def samplers(self) -> dict[str, Sampler]:
+        """Every sampler, by the end of its scores' names: nothing for `sampler`, ``_2step`` for a further one."""
+        return {"": self.sampler} | {f"_{one.num_evaluations}step": one for one in self.further_samplers}
+
+    @property
+    def score_keys(self) -> dict[str, SampleMetric]:
+        """Name of every score without its ``eval/``, and its metric."""
+        endings = ("", "_online", *list(self.samplers)[1:])
+        return {f"{key}{ending}": metric for metric in self.scores for key in metric.keys for ending in endings}
 
     @property
     def diagnostics(self) -> tuple[ModelMetric, ...]:
@@ -180,7 +200,7 @@ class Experiment:
                 "evaluation.every_images",
                 f"must be at most training.num_images = {self.training.num_images}, got {self.evaluation.every_images}",
             )
-        sampler, process = self.evaluation.sampler, self.process
+        evaluation, process = self.evaluation, self.process
         try:
             grid = process.grid(2)
         except (RuntimeError, OverflowError):  # sigma_max beyond float32, or rho next to 0
@@ -191,14 +211,16 @@ class Experiment:
                 f"must put weight between sigma_min = {process.sigma_min} and sigma_max = {process.sigma_max}, got "
                 f"{spec(self.levels)}",
             )
-        if isinstance(sampler, Multistep) and not (
-            process.sigma_min < sampler.levels[-1] and sampler.levels[0] < process.sigma_max
-        ):
-            raise FieldError(
-                "evaluation.sampler.levels",
-                f"must lie between sigma_min = {process.sigma_min} and sigma_max = {process.sigma_max}, "
-                f"got {list(sampler.levels)}",
-            )
+        places = ("sampler", *(f"further_samplers.{index}" for index in range(len(evaluation.further_samplers))))
+        for place, sampler in zip(places, evaluation.samplers.values(), strict=True):
+            if isinstance(sampler, Multistep) and not (
+                process.sigma_min < sampler.levels[-1] and sampler.levels[0] < process.sigma_max
+            ):
+                raise FieldError(
+                    f"evaluation.{place}.levels",
+                    f"must lie between sigma_min = {process.sigma_min} and sigma_max = {process.sigma_max}, "
+                    f"got {list(sampler.levels)}",
+                )
 
     @property
     def extractor(self) -> Extractor:

@@ -126,9 +126,13 @@ class Evaluator:
     @property
     def identities(self) -> dict[str, str]:
         """Canonical score identity of every key."""
+        return self.identities_with(self.sampler)
+
+    def identities_with(self, sampler: Sampler) -> dict[str, str]:
+        """The same where another sampler draws."""
         return self.scorer.identities(
             num_samples=self.num_samples,
-            sampler=describe(self.sampler),
+            sampler=describe(sampler),
             quantisation="clip_round_uint8" if self.is_image else "none",
         )
 
@@ -200,16 +204,18 @@ class Draws:
         """The loaded extractor."""
         return self.extractor.load(self.device)
 
-    def shard(self, function: ConsistencyFunction, start: int, stop: int) -> Shard:
-        """Samples number `start` to `stop` - 1 and their features."""
-        samples, is_finite = self.samples(function, start, stop)
+    def shard(self, function: ConsistencyFunction, start: int, stop: int, sampler: Sampler | None = None) -> Shard:
+        """Samples number `start` to `stop` - 1 and their features; drawn by another sampler if one is given."""
+        samples, is_finite = self.samples(function, start, stop, sampler)
         return Shard(samples=samples, features=extract(self.features, samples, self.device), is_finite=is_finite)
 
-    def samples(self, function: ConsistencyFunction, start: int, stop: int) -> tuple[Tensor, bool]:
+    def samples(
+        self, function: ConsistencyFunction, start: int, stop: int, sampler: Sampler | None = None
+    ) -> tuple[Tensor, bool]:
         """Samples number `start` to `stop` - 1 on the CPU, and whether the network's output was finite."""
         return generate(
             function,
-            self.sampler,
+            self.sampler if sampler is None else sampler,
             start,
             stop,
             seed=self.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from gcsearch.science.flows import Flow
 from gcsearch.science.objectives import Models
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws, derive_seed, draw_diagnostics
+from gcsearch.science.samplers import Sampler
 from gcsearch.training.distributed import Group
 
 GRID_SAMPLES = 64
@@ -102,33 +104,48 @@ class Judge:
     def __call__(self, models: Models, step: int) -> Judgement:
         """Score the averaged weights (``eval/<key>``) and the current ones (``eval/<key>_online``), and diagnose.
 
+        Further samplers draw from the averaged weights (``eval/<key>_2step``).
+
         Args:
             models: Networks of the training.
             step: Its last step, 0-based, where the schedules stand for the diagnostics (``diagnostics/<key>``).
         """
-        shares = self.group.gather([self._share(function) for function in (models.ema, models.online)])
-        return self.group.from_first(lambda: self._judgement(models, step, shares))
+        kinds = {name: (models.ema, sampler) for name, sampler in self.experiment.evaluation.samplers.items()}
+        kinds["_online"] = (models.online, self.draws.sampler)
+        shares = self.group.gather([self._share(function, sampler) for function, sampler in kinds.values()])
+        samplers = {name: sampler for name, (_, sampler) in kinds.items()}
+        return self.group.from_first(lambda: self._judgement(models, step, shares, samplers))
 
-    def _share(self, function: ConsistencyFunction) -> Shard | None:
+    def _share(self, function: ConsistencyFunction, sampler: Sampler) -> Shard | None:
         """This process's part of the samples; None if there are fewer batches than processes."""
         parts = whole_batches(self.experiment.evaluation.num_samples, self.draws.batch_size, self.group.size)
-        return self.draws.shard(function, *parts[self.group.rank]) if self.group.rank < len(parts) else None
+        rank = self.group.rank
+        return self.draws.shard(function, *parts[rank], sampler) if rank < len(parts) else None
 
-    def _judgement(self, models: Models, step: int, shares: list[list[Shard | None]]) -> Judgement:
-        """Scores from all processes' shares of the samples of the averaged and of the current weights."""
-        averaged, online = (
-            self.evaluator.merge([share for share in parts if share is not None]) for parts in zip(*shares, strict=True)
-        )
-        scores = {f"eval/{name}": value for name, value in averaged.scores.items()}
-        scores |= {f"eval/{name}_online": value for name, value in online.scores.items()}
+    def _judgement(
+        self, models: Models, step: int, shares: list[list[Shard | None]], samplers: Mapping[str, Sampler]
+    ) -> Judgement:
+        """Scores from all processes' shares of the samples.
+
+        Args:
+            models: Networks of the training.
+            step: Its last step.
+            shares: Of each process: its share of the samples of each kind.
+            samplers: What drew each kind; their names are the ends of the scores' names.
+        """
+        merged = {
+            name: self.evaluator.merge([share for share in parts if share is not None])
+            for name, parts in zip(samplers, zip(*shares, strict=True), strict=True)
+        }
+        scores = {f"eval/{key}{name}": value for name, one in merged.items() for key, value in one.scores.items()}
         if all(math.isfinite(value) for value in scores.values()):
             scores |= self.diagnose(models, step)
         identities = {
-            f"eval/{name}{suffix}": text
-            for name, text in self.evaluator.identities.items()
-            for suffix in ("", "_online")
+            f"eval/{key}{name}": text
+            for name, sampler in samplers.items()
+            for key, text in self.evaluator.identities_with(sampler).items()
         }
-        return Judgement(scores=scores, identities=identities, collapsed=averaged.collapsed)
+        return Judgement(scores=scores, identities=identities, collapsed=merged[""].collapsed)
 
     def diagnose(self, models: Models, step: int) -> dict[str, float]:
         """Values of the diagnostics, under their full names."""

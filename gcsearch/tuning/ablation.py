@@ -295,10 +295,11 @@ def _seeds(document: Document) -> tuple[int, ...]:
 
 def _objective(document: Document, experiment: Experiment) -> Objective:
     metric = document.data.get("metric", "fid")
+    keys = experiment.evaluation.score_keys
     goals = {
         key: "minimize" if one.lower_is_better else "maximize"
-        for one in experiment.evaluation.scores
-        for key in one.keys
+        for key, one in keys.items()
+        if not key.endswith("_online")
     }
     if metric not in goals:
         raise ConfigError(

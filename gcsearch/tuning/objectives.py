@@ -47,12 +47,7 @@ def _check_metric(
     *,
     is_cost_possible: bool,
 ) -> None:
-    metrics = {
-        key: metric.lower_is_better
-        for metric in experiment.evaluation.scores
-        for name in metric.keys
-        for key in (f"eval/{name}", f"eval/{name}_online")
-    }
+    metrics = {f"eval/{key}": metric.lower_is_better for key, metric in experiment.evaluation.score_keys.items()}
     known = [key.removeprefix("eval/") for key in metrics]
     costs = [f"cost/{name}" for name in COSTS]
     if is_cost_possible:

@@ -18,6 +18,7 @@ from gcsearch.ledger import TrialRecord
 from gcsearch.metrics.evaluate import generate
 from gcsearch.registry import spec
 from gcsearch.science.randomness import draw_step
+from gcsearch.science.samplers import Sampler
 from gcsearch.statistics import RETRAINING_NOISE, resolvable_gap
 from gcsearch.training.step import Learner
 from gcsearch.tuning.finalists import every_images, num_samples
@@ -294,7 +295,7 @@ def kind_of(experiment: Experiment) -> str:
 
 
 def measure(experiment: Experiment, device: torch.device) -> tuple[float, float]:
-    """Seconds per image of training, and seconds per generated sample.
+    """Seconds per image of training, and seconds per generated sample of one of the NETWORKS that are evaluated.
 
     The images are noise: a step costs the same on any. The network is not compiled, which would take minutes.
     """
@@ -318,19 +319,23 @@ def measure(experiment: Experiment, device: torch.device) -> tuple[float, float]
         step(0, batch_size)
     train = sum(_shortest(step, at, batch_size) for at in stages) / (len(stages) * batch_size)
 
-    started = _now(device)
-    count = 4 * probe
-    generate(
-        learner.models.ema,
-        experiment.evaluation.sampler,
-        0,
-        count,
-        seed=0,
-        source=data.draw_source,
-        is_image=len(data.event_shape) == 3,
-        device=device,
-    )
-    return train, (_now(device) - started) / count
+    def sample(sampler: Sampler) -> float:
+        started, count = _now(device), 4 * probe
+        generate(
+            learner.models.ema,
+            sampler,
+            0,
+            count,
+            seed=0,
+            source=data.draw_source,
+            is_image=len(data.event_shape) == 3,
+            device=device,
+        )
+        return (_now(device) - started) / count
+
+    evaluation = experiment.evaluation
+    # Further samplers draw from one network only.
+    return train, sample(evaluation.sampler) + sum(map(sample, evaluation.further_samplers)) / NETWORKS
 
 
 def _shortest(step: Any, at: int, batch_size: int) -> float:

@@ -135,6 +135,16 @@ MISTAKES = {
         "evaluation: {sampler: {name: multistep, levels: [80.0, 1.0]}}",
         "FILE:3: evaluation.sampler.levels must lie between sigma_min = 0.002 and sigma_max = 80.0, got [80.0, 1.0].",
     ),
+    "level of a further sampler": (
+        "evaluation:\n  further_samplers:\n    - {name: multistep, levels: [1.0]}\n"
+        "    - {name: multistep, levels: [90.0, 1.0]}",
+        "FILE:6: evaluation.further_samplers.1.levels must lie between sigma_min = 0.002 and sigma_max = 80.0, got [90",
+    ),
+    "two samplers of one name": (
+        "evaluation:\n  further_samplers: [multistep, {name: multistep, levels: [1.0]}]",
+        "FILE:4: evaluation.further_samplers must differ from sampler and each other in their numbers of network "
+        "evaluations, which name the scores, got [2, 2] beside 1.",
+    ),
     "level below the process": (
         "evaluation: {sampler: {name: multistep, levels: [1.0, 0.002]}}",
         "FILE:3: evaluation.sampler.levels must lie between sigma_min = 0.002 and sigma_max = 80.0, got [1.0, 0.002].",

@@ -15,7 +15,8 @@ EXPERIMENT = {"name": "base", "data": "digits", "network": "mlp"}
 
 
 def write(folder: Path, metric: str, use: str, metrics: Sequence[str] = ("fid", "kid")) -> Path:
-    (folder / "base.yaml").write_text(dump_yaml(EXPERIMENT | {"evaluation": {"metrics": [*metrics]}}))
+    evaluation = {"metrics": [*metrics], "further_samplers": ["multistep"]}
+    (folder / "base.yaml").write_text(dump_yaml(EXPERIMENT | {"evaluation": evaluation}))
     study = {
         "experiment": "base.yaml",
         "objective": {"metric": metric, "use": use},
@@ -25,12 +26,18 @@ def write(folder: Path, metric: str, use: str, metrics: Sequence[str] = ("fid", 
     return folder / "study.yaml"
 
 
-@pytest.mark.parametrize(("metric", "use"), [("fid", "best"), ("kid", "last"), ("fid", "last")])
+@pytest.mark.parametrize(("metric", "use"), [("fid", "best"), ("kid", "last"), ("fid", "last"), ("fid_2step", "last")])
 def test_the_first_metric_may_count_at_its_best_and_any_at_its_last(tmp_path: Path, metric: str, use: str) -> None:
     assert load_study(write(tmp_path, metric, use)).objective.use == use
 
 
-@pytest.mark.parametrize("metric", ["kid", "fid_online", "fid_debiased"])
+def test_a_study_may_want_few_evaluations_and_quality_at_more(tmp_path: Path) -> None:
+    path = write(tmp_path, "fid", "last")
+    path.write_text(path.read_text().replace("{metric: fid, use: last}", "[{metric: fid}, {metric: fid_2step}]"))
+    assert [one.key for one in load_study(path).objectives] == ["eval/fid", "eval/fid_2step"]
+
+
+@pytest.mark.parametrize("metric", ["kid", "fid_online", "fid_debiased", "fid_2step"])
 def test_another_metric_cannot_count_at_its_best(tmp_path: Path, metric: str) -> None:
     with pytest.raises(ConfigError, match=f"first of evaluation.metrics.*got '{metric}'"):
         load_study(write(tmp_path, metric, "best"))
