@@ -29,6 +29,12 @@ from gcsearch.tuning.cluster import QUIET, TOKEN
 POLL_S: Final = 0.3
 """How often the head is asked for what was printed."""
 
+CONNECT_ATTEMPTS: Final = 3
+
+NOT_STARTED: Final = "Starting Ray client server failed"
+"""What the head says if its process for a new client did not start in time. It forks where other threads run, and the
+child of a busy head is stuck now and then; the next one is not."""
+
 Line = tuple[str, str]
 """``stdout`` or ``stderr``, and what was written there."""
 
@@ -191,13 +197,17 @@ def _counted_interrupts() -> Iterator[list[int]]:
 def _connect(address: str) -> None:
     import ray
 
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        # What went wrong on the head comes as its traceback, whose last line says it.
-        reason = " ".join(dict.fromkeys([lines[0], lines[-1]])).rstrip(".")
-        raise ConfigError(
-            f"--address {address}: no Ray cluster answers there ({reason}). The port is that of Ray Client, 10001 "
-            f"unless `ray start` was told another; it must be reachable from here. {TOKEN}"
-        ) from None
+    for attempt in range(1, CONNECT_ATTEMPTS + 1):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            if attempt < CONNECT_ATTEMPTS and NOT_STARTED in lines[-1]:
+                continue
+            # What went wrong on the head comes as its traceback, whose last line says it.
+            reason = " ".join(dict.fromkeys([lines[0], lines[-1]])).rstrip(".")
+            raise ConfigError(
+                f"--address {address}: no Ray cluster answers there ({reason}). The port is that of Ray Client, 10001 "
+                f"unless `ray start` was told another; it must be reachable from here. {TOKEN}"
+            ) from None

@@ -63,8 +63,8 @@ class Hosts:
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_timeout_ms": "2000",
             "RAY_health_check_failure_threshold": "3",
-            # By default the head gives up on Ray Client if a process takes more than 30 s to start.
-            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "240",
+            # By default the head gives up on a client's process after 30 s, which is short on two busy cores.
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "60",
         }
         self.started: list[subprocess.Popen[str]] = []
 

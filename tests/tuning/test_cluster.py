@@ -9,7 +9,7 @@ from ray.exceptions import AuthenticationError
 from gcsearch.config import Document
 from gcsearch.config.build import build_settings
 from gcsearch.errors import ConfigError
-from gcsearch.tuning import cluster
+from gcsearch.tuning import cluster, head
 from gcsearch.tuning.cluster import TRIAL_CPUS, Places, check_address, concurrency, ray_cluster, worker_bundle
 from gcsearch.tuning.settings import Resources
 
@@ -130,3 +130,24 @@ def test_a_cluster_that_refuses_us_is_an_error_that_names_the_token(monkeypatch,
     with pytest.raises(ConfigError, match=words) as raised, ray_cluster("auto"):
         raise AssertionError
     assert "RAY_AUTH_TOKEN_PATH" in str(raised.value)
+
+
+def test_a_head_that_did_not_start_a_client_s_process_is_asked_again(monkeypatch):
+    import ray
+
+    calls = []
+
+    def init(**_):
+        calls.append(len(calls))
+        if len(calls) <= failures:
+            raise RuntimeError(f"Initialization failure from server:\nRuntimeError: {message}. See the logs.")
+
+    monkeypatch.setattr(ray, "init", init)
+    message, failures = head.NOT_STARTED, 2
+    head._connect("ray://head:10001")
+    assert len(calls) == 3
+    for message, tries in ((head.NOT_STARTED, 3), ("no token", 1)):
+        calls, failures = [], 9
+        with pytest.raises(ConfigError, match=rf"--address ray://head:10001: .*from server: RuntimeError: {message}"):
+            head._connect("ray://head:10001")
+        assert len(calls) == tries
