@@ -21,6 +21,11 @@ VISIBLE_SIZE: Final = 64
 """Images smaller than this many pixels are enlarged by default."""
 
 
+def grid_name(images: int) -> str:
+    """Name of the file with the samples that a network draws after some images."""
+    return f"{images:09d}.png"
+
+
 def sample_grid(images: Tensor, columns: int = 8, scale: int | None = None) -> npt.NDArray[np.uint8]:
     """Images side by side, row by row, with a separator of one grey pixel between them.
 

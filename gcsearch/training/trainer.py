@@ -15,6 +15,7 @@ from gcsearch.config import Experiment
 from gcsearch.data import Examples
 from gcsearch.data.batches import Batches
 from gcsearch.errors import CheckpointError, TrialDiverged
+from gcsearch.metrics.grid import grid_name
 from gcsearch.science.randomness import draw_step
 from gcsearch.training.checkpoint import Checkpoint, copy_checkpoint, load_own_checkpoint
 from gcsearch.training.distributed import Group, check_same_weights
@@ -247,7 +248,7 @@ class Trainer:
         """Write the sample grid after `images` images, if the data are images."""
         if self.directory is None or not self.is_image:
             return
-        path = self.directory / "samples" / f"{images:09d}.png"
+        path = self.directory / "samples" / grid_name(images)
         if self.group.is_first:
             self.judge.write_grid(self.learner.models, path)
         self.on_samples(images, path)

@@ -15,6 +15,7 @@ from gcsearch.config import Experiment
 from gcsearch.config.documents import dump_yaml
 from gcsearch.files import write_text
 from gcsearch.ledger import Event, LedgerWriter, StudyState, TrialRecord
+from gcsearch.metrics.grid import grid_name
 from gcsearch.tuning.settings import Resources
 
 
@@ -117,20 +118,26 @@ class Driver(ABC):
             for observer in self.observers:
                 observer.on_progress(trial, images, speed)
         elif "samples" in report:
-            images, name = report["samples"]
-            path = f"trials/{trial}/samples/{name}"
-            if self.state.trials[trial].samples.get(images) != path:  # written again after a resume
-                self.write("samples", trial=trial, images=images, path=path)
+            self._on_samples(trial, *report["samples"])
         elif "result" in report:
             return self._on_result(trial, report["result"])
         elif "outcome" in report:
             self.end(trial, report["outcome"]["state"], report["outcome"]["reason"])
         return False
 
+    def _on_samples(self, trial: str, images: int, name: str) -> None:
+        path = f"trials/{trial}/samples/{name}"
+        if self.state.trials[trial].samples.get(images) != path:  # written again after a resume
+            self.write("samples", trial=trial, images=images, path=path)
+
     def _on_result(self, trial: str, result: dict[str, Any]) -> bool:
         record, images = self.state.trials[trial], result["images"]
         if images <= record.images:
             return False  # the ledger has it, and what was decided on it
+        if (self.trial_directory(trial) / "samples" / grid_name(images)).is_file():
+            # Nothing new, unless the machine was lost after the checkpoint had arrived and before its messages had:
+            # the trial then goes on from the checkpoint, which has the result, and draws no samples again.
+            self._on_samples(trial, images, grid_name(images))
         self.write("result", trial=trial, images=images, metrics=result["metrics"], identities=result["identities"])
         self.write("checkpoint", trial=trial, images=images, path=f"trials/{trial}/checkpoints/latest.pt")
         return self.is_over(record)

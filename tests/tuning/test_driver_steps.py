@@ -121,6 +121,20 @@ def test_reports_that_are_repeated_or_late_change_nothing(lines_of, study, tmp_p
         assert lines_of(tmp_path) == before
 
 
+def test_samples_whose_message_was_lost_with_a_machine_are_noted_with_the_result(study, tmp_path):
+    with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
+        driver = SearchDriver(study, tmp_path, ledger, StudyState())
+        trial = driver.next_trial().trial
+        grid = tmp_path / "trials" / trial / "samples" / "000000800.png"
+        grid.parent.mkdir(parents=True)
+        grid.touch()
+        for images in (800, 1600):
+            driver.on_report(trial, {"result": {"images": images, "metrics": {"eval/fid": 1.0}, "identities": {}}})
+        told = [event["event"] for event in read_events(tmp_path / LEDGER_NAME)]
+        assert told[-5:] == ["samples", "result", "checkpoint", "result", "checkpoint"]
+        assert driver.state.trials[trial].samples == {800: f"trials/{trial}/samples/000000800.png"}
+
+
 def test_a_diverged_trial_is_worst_at_every_later_rung_and_not_before(study, tmp_path):
     with LedgerWriter(tmp_path / LEDGER_NAME) as ledger:
         driver = SearchDriver(study, tmp_path, ledger, StudyState())
