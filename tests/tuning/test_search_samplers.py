@@ -173,6 +173,12 @@ def test_auto_beats_random_on_a_quadratic_over_20_seeds(on_a_quadratic):
     assert sum(a < r for a, r in zip(auto, random, strict=True)) >= 14
 
 
+def test_auto_halves_random_s_typical_score_on_a_quadratic(on_a_quadratic):
+    auto, random = on_a_quadratic
+    assert np.log(auto).mean() < np.log(0.5 * np.array(random)).mean()
+    assert np.mean(auto) < np.mean(random)
+
+
 def test_auto_suggests_good_regions_more_often_than_random():
     scores = [np.mean(search(RungAwareTPE(), bowl, seed, 40)[0][20:]) for seed in range(8)]
     random = [np.mean(search(RandomSampler(), bowl, seed, 40)[0][20:]) for seed in range(8)]
