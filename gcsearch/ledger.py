@@ -230,6 +230,8 @@ class StudyState:
         finalists: Fields of the last `finalists_started` event: who is trained again, with which seeds.
         ablation: Of an ablation, what its latest run was to train and judge; of a path, as far as it goes now.
         noise: Of an ablation, scores of its reference's weights on several sets of latents (`noise_scored` events).
+        reached: Trials and their results by images, in order of the results.
+        diverged: Trials that are diverged.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -241,6 +243,8 @@ class StudyState:
         self.finalists: Event | None = None
         self.ablation: dict[str, Any] | None = None
         self.noise: list[Event] = []
+        self.reached: dict[int, list[tuple[TrialRecord, RungResult]]] = {}
+        self.diverged: dict[str, TrialRecord] = {}
         self._seen: dict[str, datetime] = {}
         self._run_started: datetime | None = None
         self._last_time: datetime | None = None
@@ -291,6 +295,7 @@ class StudyState:
         record.started = record.started or event["time"]
         record.since, record.since_order = event["time"], self.num_events
         record.state, record.reason, record.is_paused = "running", None, False
+        self.diverged.pop(record.trial, None)
         record.ended = record.ended_order = None
 
     def _apply_to(self, record: TrialRecord, event: Event) -> None:
@@ -300,15 +305,15 @@ class StudyState:
             record.device_seconds += record.devices * (time - self._seen[record.trial]).total_seconds()
             self._seen[record.trial] = time
         if kind == "result" and event["images"] > record.images:
-            record.results.append(
-                RungResult(
-                    images=event["images"],
-                    metrics=event["metrics"],
-                    identities=event.get("identities", {}),
-                    time=event["time"],
-                    order=self.num_events,
-                )
+            result = RungResult(
+                images=event["images"],
+                metrics=event["metrics"],
+                identities=event.get("identities", {}),
+                time=event["time"],
+                order=self.num_events,
             )
+            record.results.append(result)
+            self.reached.setdefault(result.images, []).append((record, result))
             record.since, record.since_order = event["time"], self.num_events
         elif kind == "samples":
             record.samples[event["images"]] = event["path"]
@@ -317,6 +322,10 @@ class StudyState:
         elif kind == "trial_ended":
             record.state, record.reason = event["state"], event.get("reason")
             record.is_paused = event.get("paused", False)
+            if record.state == "diverged":
+                self.diverged[record.trial] = record
+            else:
+                self.diverged.pop(record.trial, None)
             record.ended, record.ended_order = event["time"], self.num_events
 
     def of_state(self, *states: str) -> Iterator[TrialRecord]:

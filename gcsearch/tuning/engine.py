@@ -8,7 +8,8 @@ events, so is every decision: after a kill the same ones are made again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from gcsearch.config import Document
-from gcsearch.ledger import RungResult, StudyState, TrialRecord
-from gcsearch.pareto import places
+from gcsearch.ledger import StudyState, TrialRecord
 from gcsearch.tuning.samplers.base import History, Observation, RandomChooser, SearchSampler, drawn_from
 from gcsearch.tuning.settings import Objective
 from gcsearch.tuning.space import FixedChooser, Params, Space
+from gcsearch.tuning.standings import ScoreTable, Standings, losses_of, ranked
 from gcsearch.tuning.stopping import GO_ON, Decision, RungRule, Stopping
 
 AUDIT = 3
@@ -40,36 +41,6 @@ class Launch:
     trial: str
     params: Params
     is_audit: bool
-
-
-class ScoreTable(Mapping[int, Mapping[str, float]]):
-    """Scores of comparable trials by rung, each rung looked up when it is asked for.
-
-    Args:
-        rungs: All rungs.
-        column: Scores at one of them.
-    """
-
-    def __init__(self, rungs: Collection[int], column: Callable[[int], dict[str, float]]) -> None:
-        self._rungs = rungs
-        self._column = column
-        self._known: dict[int, dict[str, float]] = {}
-
-    def __getitem__(self, images: int) -> dict[str, float]:
-        if images not in self._known:
-            self._known[images] = self._column(images) if images in self._rungs else {}
-        if not self._known[images]:
-            raise KeyError(images)
-        return self._known[images]
-
-    def __contains__(self, images: object) -> bool:
-        return isinstance(images, int) and self.get(images) is not None
-
-    def __iter__(self) -> Iterator[int]:
-        return (rung for rung in self._rungs if rung in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +112,9 @@ class Engine:
 
         if unfinished := next(filter(is_affordable, self.left_over(state, active)), None):
             return resume(unfinished)
-        waiting = list(filter(is_affordable, self.paused(state)))
+        paused = self.paused(state)
+        affordable = {images for images in {one.images for one in paused} if self.to_next_rung(images) <= left_images}
+        waiting = [record for record in paused if record.images in affordable]
         if promoted := self._promoted(state, waiting, is_last_call=False):
             return resume(promoted)
         number = sum(1 for _ in self._trials(state))
@@ -154,7 +127,8 @@ class Engine:
 
     def to_next_rung(self, images: int) -> int:
         """Images from one rung, or from the start, to the next; 0 at the horizon."""
-        return next((rung for rung in self.rungs if rung > images), images) - images
+        index = bisect_right(self.rungs, images)
+        return self.rungs[index] - images if index < len(self.rungs) else 0
 
     def left_over(self, state: StudyState, active: Collection[str] = ()) -> Iterator[TrialRecord]:
         """Trials that were being worked on, and are not active now."""
@@ -202,19 +176,18 @@ class Engine:
 
     def _promoted(self, state: StudyState, paused: Iterable[TrialRecord], *, is_last_call: bool) -> TrialRecord | None:
         """The paused trial that the rule resumes: at the highest rung, then with the best score."""
+        standings = self._standings(state)
         waiting: dict[int, dict[Any, list[TrialRecord]]] = {}
         for record in paused:
-            group = record.params.get(self.within) if self.within else None
-            waiting.setdefault(record.images, {}).setdefault(group, []).append(record)
+            waiting.setdefault(record.images, {}).setdefault(standings.group(record), []).append(record)
         for images in sorted(waiting, reverse=True):
             found = []
-            for records in waiting[images].values():
-                others = self._comparable(state, records[0])
-                column = self._column(others, images, None)
+            for group, records in waiting[images].items():
+                column = standings.scores(images, group)
                 best = min((column.get(record.trial, math.inf), record.trial) for record in records)
-                found.append((best, others, column))
-            for (score, trial), others, column in sorted(found, key=lambda one: one[0]):
-                went_on = sum(self._went_on(other, images) for other in others)
+                found.append((best, group, column))
+            for (score, trial), group, column in sorted(found, key=lambda one: one[0]):
+                went_on = sum(self._went_on(other, images) for other in standings.reached(images, group))
                 if self.stopping.resumes(score, column, went_on, is_last_call=is_last_call):
                     return state.trials[trial]
         return None
@@ -226,10 +199,10 @@ class Engine:
     @staticmethod
     def _went_on(record: TrialRecord, images: int) -> bool:
         """Whether the rule let a trial go on from a rung; one that came to nothing there gives up its place."""
-        if record.state in ("diverged", "failed"):
+        if record.is_audit or record.state in ("diverged", "failed"):
             return False
         is_held = record.is_paused or record.state == "stopped"  # what waited until the end of the study is stopped
-        return record.images >= images and not record.is_audit and not (is_held and record.images == images)
+        return not (is_held and record.images == images)
 
     # Whether it goes on ------------------------------------------------------------------------------------------
 
@@ -257,32 +230,21 @@ class Engine:
             record: The trial.
             until: Number of the ledger's event after which nothing counts; None counts all.
         """
-        others = self._comparable(state, record)
-        return ScoreTable(self.rungs, lambda images: self._column(others, images, until))
+        standings = self._standings(state)
+        return ScoreTable(standings, self.rungs, standings.group(record), until)
 
-    def _comparable(self, state: StudyState, record: TrialRecord) -> list[TrialRecord]:
-        """Trials that have the same value of the key `within`, the trial itself included."""
-        key = self.within
-        return [one for one in self._trials(state) if key is None or one.params.get(key) == record.params.get(key)]
+    def _standings(self, state: StudyState) -> Standings:
+        """Scores of the study so far: made anew for another study only."""
+        known = self._kept_up.get("standings")
+        if known is None or known.state is not state:
+            known = Standings(state, self.objectives, self.rungs, self.within, self.is_settling)
+            self._kept_up["standings"] = known
+        return known
 
-    def _column(self, records: Iterable[TrialRecord], images: int, until: int | None) -> dict[str, float]:
-        """Scores at one rung, without those that are not to be judged yet."""
-        known = {}
-        for record in records:
-            losses = self._losses_at(record, images, until)
-            if losses is not None and not (math.isfinite(losses[0]) and self.is_settling(record, images)):
-                known[record.trial] = losses
-        return self._scores(known)
-
-    def _scores(self, losses: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
-        """One number for each trial of a rung: its only loss, or its place among all."""
-        if len(self.objectives) == 1:
-            return {trial: one[0] for trial, one in losses.items()}
-        share = places(list(losses.values())) / len(losses)
-        return {
-            trial: float(place) if math.isfinite(one[0]) else math.inf
-            for (trial, one), place in zip(losses.items(), share, strict=True)
-        }
+    @cached_property
+    def _kept_up(self) -> dict[str, Standings]:
+        """Standings of the study that was asked for last."""
+        return {}
 
     # What is known -----------------------------------------------------------------------------------------------
 
@@ -293,9 +255,7 @@ class Engine:
         if len(self.objectives) == 1:
             return observations
         table = {
-            images: self._scores(
-                {str(n): one.losses[images] for n, one in enumerate(observations) if images in one.losses}
-            )
+            images: ranked({str(n): one.losses[images] for n, one in enumerate(observations) if images in one.losses})
             for images in self.rungs
         }
         return [
@@ -330,7 +290,11 @@ class Engine:
 
     def losses(self, record: TrialRecord) -> dict[int, tuple[float, ...]]:
         """Objectives at each rung, lower is better; a diverged trial has the worst at every later rung."""
-        losses = {result.images: values for result in record.results if (values := self._losses_of(result)) is not None}
+        losses = {
+            result.images: values
+            for result in record.results
+            if (values := losses_of(result, self.objectives)) is not None
+        }
         if record.state == "diverged":
             losses |= {rung: self._worst for rung in self.rungs if rung > record.images}
         return losses
@@ -338,25 +302,6 @@ class Engine:
     @property
     def _worst(self) -> tuple[float, ...]:
         return (math.inf,) * len(self.objectives)
-
-    def _losses_of(self, result: RungResult) -> tuple[float, ...] | None:
-        """Objectives of one result; None if one is missing."""
-        values = [(one, result.metrics.get(one.key)) for one in self.objectives]
-        if any(value is None for _, value in values):
-            return None
-        return tuple(one.loss(value) for one, value in values if value is not None)
-
-    def _losses_at(self, record: TrialRecord, images: int, until: int | None) -> tuple[float, ...] | None:
-        """Objectives at one rung, as far as they were known; None without."""
-        if not record.results or images > record.results[-1].images:
-            if record.state != "diverged":
-                return None
-            is_known = until is None or (record.ended_order or 0) <= until
-            return self._worst if is_known and images in self.rungs else None
-        result = record.at(images)
-        if result is None or (until is not None and result.order > until):
-            return None
-        return self._losses_of(result)
 
     def _trials(self, state: StudyState) -> Iterator[TrialRecord]:
         """The trials of the search; finalists and arms of an ablation are not its business."""

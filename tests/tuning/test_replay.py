@@ -10,6 +10,7 @@ import pytest
 from gcsearch.errors import ConfigError
 from gcsearch.ledger import ENDED, Ledger
 from gcsearch.tuning.replay import METRIC, make_engine, simulate
+from gcsearch.tuning.standings import Standings
 
 SPACE = {
     "x": {"min": 0.0, "max": 1.0},
@@ -119,10 +120,8 @@ def test_the_grid_of_evaluations_adds_to_the_rungs():
 def test_the_function_is_asked_once_for_each_result_and_the_table_is_not_built_between_rungs(monkeypatch):
     """Fifty trials of fifty evaluations: work grows with results, not with results times trials."""
     asked, looked_up = [], []
-    from gcsearch.tuning import engine as module
-
-    original = module.Engine._column
-    monkeypatch.setattr(module.Engine, "_column", lambda *a: looked_up.append(1) or original(*a))
+    original = Standings.scores
+    monkeypatch.setattr(Standings, "scores", lambda *a: looked_up.append(1) or original(*a))
     ledger = simulate(
         {"x": {"min": 0.0, "max": 1.0}},
         {"sampler": "random"},
