@@ -83,8 +83,8 @@ def test_standings_kept_up_with_the_ledger_are_those_collected_anew_after_every_
 
 
 def test_a_trial_that_is_trained_again_after_it_diverged_is_not_counted_as_bad():
-    def event(kind, order, **fields):
-        return {"event": kind, "time": f"2026-01-01T00:00:{order:02d}+00:00", "trial": "0000", **fields}
+    def event(event, order, **fields):
+        return {"event": event, "time": f"2026-01-01T00:00:{order:02d}+00:00", "trial": "0000", **fields}
 
     state = StudyState([event("trial_started", 0, kind="trial", params={})])
     standings = Standings(state, (Objective(),), (100, 200), None, lambda record, images: False)
