@@ -35,6 +35,11 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("GCSEARCH_DATA") or default_cache_dir() / "data")
 
 
+def model_file(path: Path) -> Path:
+    """File with the weights of a model that is named by a checkpoint, an export's weights or an export's folder."""
+    return path / "model.safetensors" if path.is_dir() else path
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what was written there becomes `path` when the block succeeds.

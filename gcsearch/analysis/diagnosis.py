@@ -14,7 +14,7 @@ import torch
 
 from gcsearch.statistics import Interval, t_interval
 from gcsearch.training.diagnosis import COUPLINGS, Diagnosis, Row
-from gcsearch.training.step import weights_sha256
+from gcsearch.training.pretrained import weights_sha256
 
 SHORT_NAMES: Final = {"independent": "IC", "ot": "OT", "generator": "GC"}
 Axis = Literal["images", "sigma"]

@@ -131,6 +131,8 @@ def _value(hint: Any, value: Any, document: Document, path: KeyPath) -> Any:
     """One field's value: a component, settings, a list of components, or a scalar checked against its type."""
     if kind := kind_of(hint):
         return build(kind, value, document, path)
+    if (option := _optional(hint)) and (kind := kind_of(option)):
+        return None if value is None else build(kind, value, document, path)
     if dataclasses.is_dataclass(hint):
         return build_settings(hint, value, document, path)  # type: ignore[arg-type]
     arguments = get_args(hint)
@@ -149,6 +151,13 @@ def _value(hint: Any, value: Any, document: Document, path: KeyPath) -> Any:
         label = ".".join(map(str, path))
         raise ConfigError(f"{document.where(path)}: {label} must be finite, got {describe(value)}.")
     return result
+
+
+def _optional(hint: Any) -> Any:
+    """X of the hint ``X | None``; None for any other hint."""
+    options = [option for option in get_args(hint) if option is not type(None)]
+    is_optional = get_origin(hint) in (Union, types.UnionType) and len(options) + 1 == len(get_args(hint))
+    return options[0] if is_optional and len(options) == 1 else None
 
 
 @cache

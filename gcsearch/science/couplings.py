@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from gcsearch.files import model_file
 from gcsearch.registry import Component, Registry
 from gcsearch.science.ema import EMA
 from gcsearch.science.process import Process
@@ -166,8 +167,8 @@ class Generator(Coupling):
         predictor_ema: Average that the predictor ``ema`` uses, given as one EMA rule. Empty: the average that is
             evaluated (the section `ema`), as published. A long average lags behind a short training, and as predictor
             it would generate from early weights.
-        checkpoint: File of the frozen predictor, a checkpoint of gcsearch, of which the averaged weights are taken.
-            Its data must have the same shape and its process must be the same. For ``frozen`` only.
+        checkpoint: File of the frozen predictor, a checkpoint or an export of gcsearch, of which the averaged weights
+            are taken. Its data must have the same shape and its process must be the same. For ``frozen`` only.
         base: Coupling that data and noise get before any end point is generated: ``independent``, or ``ot`` (see
             `OptimalTransport`).
         clamp: Clip generated end points to [-1, 1], the range of images. Not in the papers.
@@ -209,7 +210,7 @@ class Generator(Coupling):
             )
 
     def files(self) -> dict[str, Path]:
-        return {} if self.checkpoint is None else {self.checkpoint: Path(self.checkpoint)}
+        return {} if self.checkpoint is None else {self.checkpoint: model_file(Path(self.checkpoint))}
 
     def mixing_rate(self, progress: float) -> float:
         """Mu at `progress` = step / num_steps."""

@@ -36,6 +36,8 @@ class Checkpoint:
         predictor_average: State of the average that generates end points, empty if the coupling has none of its own.
         frozen_sha256: Digest of the frozen predictor's weights, if there is one. They stay in their own file, which
             must not change between two parts of a training.
+        teacher_sha256: The same of the objective's teacher.
+        target: State of the average that the student matches, empty if the objective keeps none.
     """
 
     fingerprint: str
@@ -48,6 +50,8 @@ class Checkpoint:
     counters: dict[str, float]
     predictor_average: dict[str, Tensor] = field(default_factory=dict)
     frozen_sha256: str | None = None
+    teacher_sha256: str | None = None
+    target: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write to `path`; a crash leaves the old file or the new one, never half of one.

@@ -12,11 +12,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gcsearch.config import Experiment
 from gcsearch.data import Examples
@@ -30,7 +29,8 @@ from gcsearch.science.objectives import Models, Pairs
 from gcsearch.science.objectives.base import training_pairs
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws, derive_seed, draw_step
-from gcsearch.training.step import Learner, load_frozen
+from gcsearch.training.pretrained import load_frozen, load_teacher
+from gcsearch.training.step import Learner
 
 COUPLINGS: Final = ("independent", "ot", "generator")
 """Couplings that can be compared, in the order of tables and figures."""
@@ -192,17 +192,21 @@ class Arm:
         return (batch(number) for number in range(self.settings.num_batches))
 
     def given_models(self, weights: ConsistencyFunction) -> Models:
-        """Models whose weights are all the given ones, but for a frozen predictor that the coupling asks for."""
-        coupling, precision = self.experiment.coupling, self.experiment.training.precision
+        """Models whose weights are all the given ones, but for a frozen predictor or teacher that the recipe names."""
         # A copy, since averaged weights usually have gradients switched off.
         network = copy.deepcopy(weights.network).requires_grad_(True)
-        weights = ConsistencyFunction(network, self.experiment.process, precision)
-        if not isinstance(coupling, Generator) or coupling.checkpoint is None:
-            return Models(online=weights, ema=weights)
-        frozen = load_frozen(Path(coupling.checkpoint), self.experiment).to(self.device)
+        weights, frozen, teacher = self.function(network), load_frozen(self.experiment), load_teacher(self.experiment)
         return Models(
-            online=weights, ema=weights, frozen=ConsistencyFunction(frozen, self.experiment.process, precision)
+            online=weights,
+            ema=weights,
+            frozen=None if frozen is None else self.function(frozen.to(self.device)),
+            target=weights if self.experiment.objective.keeps_target else None,
+            teacher=None if teacher is None else self.function(teacher.to(self.device)),
         )
+
+    def function(self, network: nn.Module) -> ConsistencyFunction:
+        """Consistency function of a network under the experiment's process."""
+        return ConsistencyFunction(network, self.experiment.process, self.experiment.training.precision)
 
     def denoiser(self, coupling: Coupling, models: Models) -> Flow:
         """Flow of a coupling, from a denoiser of the experiment's own network."""

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gcsearch.files import write_text
-from gcsearch.science.couplings import Generator
 from gcsearch.training.diagnosis import COUPLINGS, Diagnosis, Row, coupling_named
-from gcsearch.training.step import load_frozen, weights_sha256
+from gcsearch.training.pretrained import load_frozen, load_teacher, weights_sha256
 
 
 def run_diagnosis(
@@ -56,14 +55,14 @@ def arm_identity(diagnosis: Diagnosis, coupling: str, seed: int) -> dict[str, An
     experiment = dataclasses.replace(
         diagnosis.experiment, coupling=coupling_named(coupling, diagnosis.experiment), seed=seed
     )
-    weights, own = diagnosis.weights, experiment.coupling
-    frozen = load_frozen(Path(own.checkpoint), experiment) if isinstance(own, Generator) and own.checkpoint else None
+    weights, frozen, teacher = diagnosis.weights, load_frozen(experiment), load_teacher(experiment)
     return {
         "gcsearch": version("gcsearch"),
         "fingerprint": experiment.fingerprint,
         "settings": dataclasses.asdict(diagnosis.settings),
         "weights_sha256": None if weights is None else weights_sha256(weights.network),
         "frozen_sha256": None if frozen is None else weights_sha256(frozen),
+        "teacher_sha256": None if teacher is None else weights_sha256(teacher),
     }
 
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from gcsearch.config import Experiment
-from gcsearch.errors import CheckpointError, ConfigError, TrialDiverged
-from gcsearch.files import supplied
-from gcsearch.registry import spec
+from gcsearch.errors import TrialDiverged
 from gcsearch.science.couplings import Generator
 from gcsearch.science.ema import update_average
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.objectives import Models
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws, derive_seed
-from gcsearch.training.checkpoint import load_checkpoint
 from gcsearch.training.distributed import Group, share_of
+from gcsearch.training.pretrained import load_frozen, load_teacher, start_from, weights_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +41,13 @@ class Learner:
         network: Online network.
         average: Its average, which is evaluated.
         predictor_average: Its average that generates end points, if the coupling asks for one of its own.
+        target: Its average that the student matches, if the objective keeps one.
         frozen_sha256: Digest of the frozen predictor's weights, if the coupling has one. The fingerprint of the
             experiment knows its path only.
+        teacher_sha256: The same of the objective's teacher.
 
     Raises:
-        CheckpointError: The frozen predictor cannot be read or does not fit the experiment.
+        CheckpointError: The frozen predictor or the teacher cannot be read or does not fit the experiment.
         WeightsError: The distance needs published weights, and they cannot be had.
     """
 
@@ -60,19 +58,26 @@ class Learner:
         self.recipe = experiment.recipe
         seed = derive_seed(experiment.seed, "initialization")
         self.network = initialize(experiment.network, experiment.data.event_shape, seed).to(device)
+        teacher, objective = load_teacher(experiment), experiment.objective
+        if teacher is not None and objective.starts_from_teacher:
+            start_from(self.network, teacher)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.target = copy.deepcopy(self.average) if objective.keeps_target else None
         self.optimizer = experiment.optimizer.build(self.network.parameters())
         coupling = experiment.coupling
-        rules, path = (coupling.predictor_ema, coupling.checkpoint) if isinstance(coupling, Generator) else ((), None)
+        rules = coupling.predictor_ema if isinstance(coupling, Generator) else ()
         self.predictor_rule = rules[0] if rules else None
         self.predictor_average = copy.deepcopy(self.average) if rules else None
-        frozen = None if path is None else load_frozen(supplied(path) or Path(path), experiment).to(device)
+        frozen = load_frozen(experiment)
         self.frozen_sha256 = None if frozen is None else weights_sha256(frozen)
+        self.teacher_sha256 = None if teacher is None else weights_sha256(teacher)
         self.models = Models(
             online=self._function(self.network),
             ema=self._function(self.average),
             predictor_ema=None if self.predictor_average is None else self._function(self.predictor_average),
-            frozen=None if frozen is None else self._function(frozen),
+            frozen=None if frozen is None else self._function(frozen.to(device)),
+            target=None if self.target is None else self._function(self.target),
+            teacher=None if teacher is None else self._function(teacher.to(device)),
         )
 
     def _function(self, network: nn.Module) -> ConsistencyFunction:
@@ -114,41 +119,7 @@ class Learner:
         if self.predictor_rule is not None and self.predictor_average is not None:
             decay = self.predictor_rule.decay(step + 1, training.batch_size)
             update_average(self.predictor_average, self.network, decay)
+        if self.target is not None:
+            decay = self.experiment.objective.target_decay(self.recipe, step, training.num_steps)
+            update_average(self.target, self.network, decay)
         return StepReport(loss=loss, grad_norm=norm, forward_units=units.item())
-
-
-def load_frozen(path: Path, experiment: Experiment) -> nn.Module:
-    """Network with the averaged weights of a checkpoint, to predict end points in `experiment`.
-
-    Raises:
-        CheckpointError: It cannot be read, or its data have another shape or its process is another one.
-    """
-    checkpoint = load_checkpoint(path)
-    try:
-        theirs = Experiment.from_dict(checkpoint.config, source=str(path))
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: holds a recipe that this version of gcsearch cannot read: {error}") from None
-    if theirs.data.event_shape != experiment.data.event_shape:
-        raise CheckpointError(
-            f"{path}: a frozen predictor must be trained on examples of shape {experiment.data.event_shape}, got "
-            f"{theirs.data.event_shape}."
-        )
-    if theirs.process != experiment.process:
-        raise CheckpointError(
-            f"{path}: a frozen predictor must have the process {spec(experiment.process)}, got {spec(theirs.process)}."
-        )
-    network = initialize(theirs.network, theirs.data.event_shape, seed=0)
-    try:
-        network.load_state_dict(checkpoint.average)
-    except RuntimeError:
-        raise CheckpointError(f"{path}: the weights do not fit the network that its recipe names.") from None
-    return network.requires_grad_(False)
-
-
-def weights_sha256(network: nn.Module) -> str:
-    """Digest of all weights: equal if and only if names, shapes and values are."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -267,7 +267,7 @@ class Trainer:
         path = self.latest_path
         if path is None or not self.group.is_first:
             return
-        predictor_average = self.learner.predictor_average
+        predictor_average, target = self.learner.predictor_average, self.learner.target
         Checkpoint(
             fingerprint=self.experiment.fingerprint,
             config=self.experiment.to_dict(),
@@ -279,6 +279,8 @@ class Trainer:
             counters=dict(self.counters),
             predictor_average={} if predictor_average is None else predictor_average.state_dict(),
             frozen_sha256=self.learner.frozen_sha256,
+            teacher_sha256=self.learner.teacher_sha256,
+            target={} if target is None else target.state_dict(),
         ).save(path)
         self.on_checkpoint(path)
         self._keep_best()
@@ -299,7 +301,7 @@ class Trainer:
         """The latest checkpoint of this experiment, if there is one.
 
         Raises:
-            CheckpointError: It cannot be read, or belongs to another experiment or frozen predictor.
+            CheckpointError: It cannot be read, or belongs to another experiment, frozen predictor or teacher.
         """
         path = self.latest_path
         if path is None:
@@ -310,6 +312,11 @@ class Trainer:
             raise CheckpointError(
                 f"{path}: the frozen predictor must be the one this training began with, got other weights in "
                 "coupling.checkpoint. Use another folder, or put the old file back."
+            )
+        if checkpoint is not None and checkpoint.teacher_sha256 != self.learner.teacher_sha256:
+            raise CheckpointError(
+                f"{path}: the teacher must be the one this training began with, got other weights in "
+                "objective.teacher. Use another folder, or put the old file back."
             )
         return checkpoint
 
@@ -324,6 +331,8 @@ class Trainer:
         self.learner.average.load_state_dict(checkpoint.average)
         if self.learner.predictor_average is not None:
             self.learner.predictor_average.load_state_dict(checkpoint.predictor_average)
+        if self.learner.target is not None:
+            self.learner.target.load_state_dict(checkpoint.target)
         self.learner.optimizer.load_state_dict(checkpoint.optimizer)
         self.counters = dict(checkpoint.counters)
         for stored in checkpoint.results:

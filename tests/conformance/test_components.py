@@ -35,6 +35,7 @@ KINDS = (
     "ema",
     "optimizer",
     "sampler",
+    "teacher",
 )
 
 
@@ -298,7 +299,7 @@ def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(component, rng):
 @pytest.mark.usefixtures("unchanged_global_rng")
 def test_objective_is_a_finite_number_whose_gradient_reaches_the_online_network_only(component, coupling, rng):
     process = VarianceExploding()
-    online, ema = (initialize(MLP(width=16), (2,), seed) for seed in (0, 1))
+    online, *others = (initialize(MLP(width=16), (2,), seed) for seed in range(4))
     recipe = Recipe(
         process=process,
         timesteps=Fixed(),
@@ -307,7 +308,8 @@ def test_objective_is_a_finite_number_whose_gradient_reaches_the_online_network_
         coupling=coupling(),
         distance=PseudoHuber(),
     )
-    models = Models(online=ConsistencyFunction(online, process), ema=ConsistencyFunction(ema, process))
+    ema, target, teacher = (ConsistencyFunction(network, process) for network in others)
+    models = Models(online=ConsistencyFunction(online, process), ema=ema, target=target, teacher=teacher)
     data = torch.randn(8, 2, generator=rng)
     draws = draw_step(0, 3, 8, lambda num, stream: torch.randn(num, 2, generator=stream))
     losses = [component(recipe, models, data, draws, 3, 10) for _ in range(2)]
@@ -316,14 +318,14 @@ def test_objective_is_a_finite_number_whose_gradient_reaches_the_online_network_
     assert losses[0].forward_units >= 3 * 8
     losses[0].loss.backward()
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in online.parameters())
-    assert all(weight.grad is None for weight in ema.parameters())
+    assert all(weight.grad is None for network in others for weight in network.parameters())
 
 
 @pytest.mark.each("objective")
 def test_cost_of_an_objective_grows_by_one_forward_per_generated_example(component, rng):
     process = VarianceExploding()
     function = ExactConsistency(process, torch.zeros(2), 0.5)
-    models = Models(online=function, ema=function)
+    models = Models(online=function, ema=function, target=function, teacher=function)
     data = torch.randn(8, 2, generator=rng)
     draws = draw_step(0, 3, 8, lambda num, stream: torch.randn(num, 2, generator=stream))
 

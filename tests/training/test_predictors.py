@@ -13,7 +13,8 @@ from gcsearch.science.ema import Constant, update_average
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import draw_step
 from gcsearch.training import Trainer, load_checkpoint
-from gcsearch.training.step import Learner, load_frozen, weights_sha256
+from gcsearch.training.pretrained import load_frozen, weights_sha256
+from gcsearch.training.step import Learner
 
 CPU = torch.device("cpu")
 OWN = {"name": "generator", "mu": 0.5, "predictor_ema": {"name": "constant", "half_life_images": 50}}
@@ -201,11 +202,11 @@ def test_frozen_predictor_that_is_missing_or_damaged_is_refused(tiny, tmp_path, 
     checkpoint.config["network"]["width"] = 12
     checkpoint.save(tmp_path / "narrow.pt")
     with pytest.raises(CheckpointError, match=r"narrow\.pt: the weights do not fit"):
-        load_frozen(tmp_path / "narrow.pt", tiny())
+        load_frozen(tiny(coupling=frozen(tmp_path / "narrow.pt")))
     checkpoint.config["network"] = {"name": "transformer_of_the_future"}
     checkpoint.save(tmp_path / "unknown.pt")
     with pytest.raises(CheckpointError, match=r"unknown\.pt: holds a recipe that this version .*transformer_of"):
-        load_frozen(tmp_path / "unknown.pt", tiny())
+        load_frozen(tiny(coupling=frozen(tmp_path / "unknown.pt")))
 
 
 def test_training_does_not_go_on_with_another_predictor_under_the_same_path(tiny, digits, tmp_path, pretrained):

@@ -13,6 +13,7 @@ from gcsearch.science.process import Process
 from gcsearch.science.randomness import StepDraws
 from gcsearch.science.schedules import Levels, Timesteps, Weighting
 from gcsearch.science.shapes import Batch, PerExample, Scalar
+from gcsearch.science.teachers import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,9 @@ class Models:
         predictor_online: Current weights that generate end points, if those are not `online`: a denoiser of a coupling
             is trained on end points of another network.
         frozen: Weights of another training that generate end points, if the coupling asks for them.
+        target: Averaged weights that the student matches, if the objective keeps such an average.
+        teacher: Trained denoiser D(x, sigma) = E[data | x], frozen, if the objective has one; its slope is that of
+            `gcsearch.science.flows.LearnedFlow`.
     """
 
     online: ConsistencyFunction
@@ -45,6 +49,8 @@ class Models:
     predictor_ema: ConsistencyFunction | None = None
     predictor_online: ConsistencyFunction | None = None
     frozen: ConsistencyFunction | None = None
+    target: ConsistencyFunction | None = None
+    teacher: ConsistencyFunction | None = None
 
     @property
     def predictors(self) -> dict[str, Predictor]:
@@ -73,7 +79,27 @@ class LossTerms:
 
 
 class Objective(Component, ABC):
-    """A training objective."""
+    """A training objective.
+
+    Attributes:
+        teacher: Where the weights of `Models.teacher` come from; None for an objective without one.
+        starts_from_teacher: Whether the student starts with the teacher's weights, not with random ones.
+    """
+
+    teacher: Teacher | None = None
+    starts_from_teacher: bool = False
+
+    @property
+    def keeps_target(self) -> bool:
+        """Whether the objective needs `Models.target`, an average of the student's weights of its own."""
+        return False
+
+    def target_decay(self, recipe: Recipe, step: int, num_steps: int) -> float:
+        """Weight of the old average, in [0, 1), in the update of `Models.target` after step `step` (0-based).
+
+        Asked for only if `keeps_target`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no target.")
 
     @abstractmethod
     def __call__(

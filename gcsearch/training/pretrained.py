@@ -1,0 +1,142 @@
+"""Networks of other trainings that a training uses and leaves as they are: frozen predictors and teachers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gcsearch.config import Experiment
+from gcsearch.errors import CheckpointError, ConfigError
+from gcsearch.files import model_file, supplied
+from gcsearch.registry import spec
+from gcsearch.science.couplings import Generator
+from gcsearch.science.networks.base import initialize
+from gcsearch.science.objectives.denoising import Denoising
+from gcsearch.science.teachers import Teacher, TrainedBefore
+from gcsearch.training.checkpoint import load_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A network of another training.
+
+    Attributes:
+        experiment: How it was trained.
+        network: With its averaged weights, without gradient.
+    """
+
+    experiment: Experiment
+    network: nn.Module
+
+
+def load_frozen(experiment: Experiment) -> nn.Module | None:
+    """The frozen predictor that the coupling of `experiment` asks for, if it does.
+
+    Raises:
+        CheckpointError: It cannot be read, or its data have another shape or its process is another one.
+    """
+    coupling = experiment.coupling
+    if not isinstance(coupling, Generator) or coupling.checkpoint is None:
+        return None
+    return load_pretrained(coupling.checkpoint, experiment, "a frozen predictor").network
+
+
+def load_teacher(experiment: Experiment) -> nn.Module | None:
+    """The teacher that the objective of `experiment` asks for, if it does.
+
+    Raises:
+        CheckpointError: It cannot be read, is no denoiser, or its data have another shape or its process is another
+            one.
+    """
+    teacher = experiment.objective.teacher
+    return None if teacher is None else _teacher_network(teacher, experiment)
+
+
+def _teacher_network(teacher: Teacher, experiment: Experiment) -> nn.Module:
+    if not isinstance(teacher, TrainedBefore):
+        raise TypeError(f"no reader for the teacher {type(teacher).__name__}")
+    found = load_pretrained(teacher.path, experiment, "a teacher")
+    if not isinstance(found.experiment.objective, Denoising):
+        raise CheckpointError(
+            f"{teacher.path}: a teacher must be trained with the objective 'denoising', got "
+            f"'{found.experiment.objective.name}'."
+        )
+    return found.network
+
+
+def start_from(network: nn.Module, teacher: nn.Module) -> None:
+    """Give a network the weights of the teacher.
+
+    Raises:
+        CheckpointError: They are other networks.
+    """
+    try:
+        network.load_state_dict(teacher.state_dict())
+    except RuntimeError:
+        raise CheckpointError(
+            "objective.starts_from_teacher: the network must be the teacher's, got one with other weights. Give both "
+            "the same network, or set starts_from_teacher to false."
+        ) from None
+
+
+def load_pretrained(name: str, experiment: Experiment, role: str) -> Pretrained:
+    """Network of a checkpoint or an export, for use in a training of `experiment`.
+
+    Args:
+        name: The file or folder, as the component names it.
+        experiment: The training that uses it.
+        role: What it is there, for messages.
+
+    Raises:
+        CheckpointError: It cannot be read, or its data have another shape or its process is another one.
+    """
+    config, weights = _read(supplied(name) or model_file(Path(name)))
+    try:
+        theirs = Experiment.from_dict(config, source=name)
+    except ConfigError as error:
+        raise CheckpointError(f"{name}: holds a recipe that this version of gcsearch cannot read: {error}") from None
+    if theirs.data.event_shape != experiment.data.event_shape:
+        raise CheckpointError(
+            f"{name}: {role} must be trained on examples of shape {experiment.data.event_shape}, got "
+            f"{theirs.data.event_shape}."
+        )
+    if theirs.process != experiment.process:
+        raise CheckpointError(
+            f"{name}: {role} must have the process {spec(experiment.process)}, got {spec(theirs.process)}."
+        )
+    network = initialize(theirs.network, theirs.data.event_shape, seed=0)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError:
+        raise CheckpointError(f"{name}: the weights do not fit the network that its recipe names.") from None
+    return Pretrained(experiment=theirs, network=network.requires_grad_(False))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Recipe and averaged weights of a checkpoint or of the weights file of an export."""
+    if path.suffix != ".safetensors":
+        checkpoint = load_checkpoint(path)
+        return checkpoint.config, checkpoint.average
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        return json.loads(metadata["config"]), load_file(path)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: is not the weights file of an export ({error}). Export it again.") from None
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Digest of all weights: equal if and only if names, shapes and values are."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
