@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from gcsearch.config.build import build, build_settings
 from gcsearch.config.documents import Document, read_document
 from gcsearch.config.imports import import_modules
@@ -24,10 +26,12 @@ from gcsearch.science.couplings import Coupling, Generator
 from gcsearch.science.distances import Distance, PseudoHuber
 from gcsearch.science.ema import EMA, PowerWarmup
 from gcsearch.science.networks import Network
+from gcsearch.science.networks.base import initialize, seeded
 from gcsearch.science.networks.unet import UNet
 from gcsearch.science.objectives import Objective, Recipe
 from gcsearch.science.objectives.consistency import Consistency
 from gcsearch.science.optimizers import Lion, Optimizer
+from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Process, VarianceExploding
 from gcsearch.science.samplers import Multistep, OneStep, Sampler
 from gcsearch.science.schedules import Fixed, InverseGap, Levels, Lognormal, Timesteps, Weighting
@@ -195,6 +199,19 @@ class Experiment:
                 check_metric(metric, self.extractor)
             except ValueError as error:
                 raise FieldError("evaluation.metrics", f"does not fit the extractor: {error}") from None
+        objective, needed = self.objective, self.objective.needs_process
+        if needed is not None and self.process.name != needed:
+            raise FieldError(
+                "process",
+                f"must be '{needed}' for the objective '{objective.name}', got '{self.process.name}'. Set "
+                f"process.name={needed}",
+            )
+        if objective.num_conditions > self.network.max_conditions:
+            raise FieldError(
+                "network",
+                f"must take {objective.num_conditions} levels for the objective '{objective.name}', got "
+                f"'{self.network.name}', which takes {self.network.max_conditions}",
+            )
         if self.evaluation.every_images > self.training.num_images:
             raise FieldError(
                 "evaluation.every_images",
@@ -221,6 +238,19 @@ class Experiment:
                     f"must lie between sigma_min = {process.sigma_min} and sigma_max = {process.sigma_max}, "
                     f"got {list(sampler.levels)}",
                 )
+
+    def new_network(self, seed: int) -> nn.Module:
+        """The network with fresh weights that depend on `seed` only."""
+        return initialize(self.network, self.data.event_shape, seed, self.objective.num_conditions)
+
+    def new_companion(self, seed: int) -> nn.Module | None:
+        """The module that the objective trains beside the network, if it has one, with fresh weights."""
+        with seeded(seed):
+            return self.objective.companion(self.data.event_shape)
+
+    def function(self, network: nn.Module) -> ConsistencyFunction:
+        """What the recipe trains and samples, from a network that `new_network` made."""
+        return self.objective.function(network, self.process, self.training.precision)
 
     @property
     def extractor(self) -> Extractor:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from gcsearch.config import Experiment, build, load_experiment
 from gcsearch.errors import CheckpointError, ConfigError
 from gcsearch.metrics.evaluate import generate
-from gcsearch.science.networks.base import initialize
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.samplers import OneStep, Sampler
 from gcsearch.training import load_checkpoint
@@ -99,14 +98,14 @@ def load_model(path: Path, *, device: str = "cpu") -> LoadedModel:
         checkpoint = load_checkpoint(path)
         experiment = Experiment.from_dict(checkpoint.config, source=str(path))
         weights = checkpoint.average
-    network = initialize(experiment.network, experiment.data.event_shape, seed=0)
+    network = experiment.new_network(seed=0)
     try:
         network.load_state_dict(weights)
     except RuntimeError:
         raise CheckpointError(f"{path}: the weights do not fit the network that the recipe names.") from None
     return LoadedModel(
         experiment=experiment,
-        function=ConsistencyFunction(network.to(device), experiment.process, experiment.training.precision),
+        function=experiment.function(network.to(device)),
         device=device,
     )
 

@@ -75,6 +75,10 @@ def _reason(experiment: Experiment) -> str | None:
         return f"network.patch_size {network.patch_size}, and UNet2DModel folds no pixels into channels"
     if network.channels < 32:
         return f"network.channels {network.channels}, and only from 32 on all norms have one number of groups"
+    if network.modulation != "shift":
+        return f"network.modulation {network.modulation}, and only one that is added can be mapped"
+    if experiment.objective.num_conditions > 1:
+        return f"objective '{experiment.objective.name}', whose network is told more than one level"
     if not isinstance(process, VarianceExploding):
         return f"process '{process.name}', and the pipeline's scheduler knows variance-exploding noise only"
     if shape[1] != shape[2]:

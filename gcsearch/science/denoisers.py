@@ -13,7 +13,6 @@ from gcsearch.science.flows import LearnedFlow
 from gcsearch.science.networks.base import Network, initialize
 from gcsearch.science.objectives import Models, Recipe
 from gcsearch.science.objectives.denoising import Denoising
-from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws
 from gcsearch.science.schedules import Uniform
 from gcsearch.science.shapes import Batch
@@ -68,15 +67,15 @@ def train_denoiser(
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     recipe = dataclasses.replace(recipe, levels=Uniform())
+    objective = Denoising()
     module = initialize(network, event_shape, seed).to(device)
     average = initialize(network, event_shape, seed).to(device).requires_grad_(False)
     trained = dataclasses.replace(
         models,
-        online=ConsistencyFunction(module, recipe.process),
+        online=objective.function(module, recipe.process),
         predictor_online=models.online if models.predictor_online is None else models.predictor_online,
     )
     optimizer = torch.optim.Adam(module.parameters(), lr=lr)
-    objective = Denoising()
     for number in range(num_steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - number / num_steps)
@@ -86,4 +85,4 @@ def train_denoiser(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         update_average(average, module, AVERAGE.decay(number + 1, data.shape[0]))
-    return LearnedFlow(ConsistencyFunction(average, recipe.process))
+    return LearnedFlow(objective.function(average, recipe.process))

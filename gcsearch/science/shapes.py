@@ -18,6 +18,9 @@ ByteImages = UInt8[Tensor, "B C H W"]
 PerExample = Float[Tensor, "B"]
 """One number per example: noise level, coefficient, weight, distance."""
 
+Conditions = Float[Tensor, "B *K"]
+"""What a network is told per example: one number, (B,), or K of them, (B, K)."""
+
 Grid = Float[Tensor, "N"]
 """Increasing noise levels."""
 

@@ -38,6 +38,8 @@ class Checkpoint:
             must not change between two parts of a training.
         teacher_sha256: The same of the objective's teacher.
         target: State of the average that the student matches, empty if the objective keeps none.
+        companion: State of the module that the objective trains beside the network, empty if there is none.
+        companion_optimizer: State of its optimizer, likewise.
     """
 
     fingerprint: str
@@ -52,6 +54,8 @@ class Checkpoint:
     frozen_sha256: str | None = None
     teacher_sha256: str | None = None
     target: dict[str, Tensor] = field(default_factory=dict)
+    companion: dict[str, Tensor] = field(default_factory=dict)
+    companion_optimizer: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write to `path`; a crash leaves the old file or the new one, never half of one.

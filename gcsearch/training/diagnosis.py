@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gcsearch.config import Experiment
 from gcsearch.data import Examples
@@ -195,18 +195,21 @@ class Arm:
         """Models whose weights are all the given ones, but for a frozen predictor or teacher that the recipe names."""
         # A copy, since averaged weights usually have gradients switched off.
         network = copy.deepcopy(weights.network).requires_grad_(True)
-        weights, frozen, teacher = self.function(network), load_frozen(self.experiment), load_teacher(self.experiment)
+        weights = self.experiment.function(network)
+        frozen, teacher = (
+            None if found is None else found.function(found.network.to(self.device), self.experiment)
+            for found in (load_frozen(self.experiment), load_teacher(self.experiment))
+        )
+        # An export has no companion; a fresh one says what it says at the start of a training.
+        companion = self.experiment.new_companion(derive_seed(self.experiment.seed, "initialization", 1))
         return Models(
             online=weights,
             ema=weights,
-            frozen=None if frozen is None else self.function(frozen.to(self.device)),
+            frozen=frozen,
             target=weights if self.experiment.objective.keeps_target else None,
-            teacher=None if teacher is None else self.function(teacher.to(self.device)),
+            teacher=teacher,
+            companion=None if companion is None else companion.to(self.device),
         )
-
-    def function(self, network: nn.Module) -> ConsistencyFunction:
-        """Consistency function of a network under the experiment's process."""
-        return ConsistencyFunction(network, self.experiment.process, self.experiment.training.precision)
 
     def denoiser(self, coupling: Coupling, models: Models) -> Flow:
         """Flow of a coupling, from a denoiser of the experiment's own network."""

@@ -61,8 +61,8 @@ def arm_identity(diagnosis: Diagnosis, coupling: str, seed: int) -> dict[str, An
         "fingerprint": experiment.fingerprint,
         "settings": dataclasses.asdict(diagnosis.settings),
         "weights_sha256": None if weights is None else weights_sha256(weights.network),
-        "frozen_sha256": None if frozen is None else weights_sha256(frozen),
-        "teacher_sha256": None if teacher is None else weights_sha256(teacher),
+        "frozen_sha256": None if frozen is None else weights_sha256(frozen.network),
+        "teacher_sha256": None if teacher is None else weights_sha256(teacher.network),
     }
 
 

@@ -18,8 +18,8 @@ from gcsearch.errors import CheckpointError, ConfigError
 from gcsearch.files import model_file, supplied
 from gcsearch.registry import spec
 from gcsearch.science.couplings import Generator
-from gcsearch.science.networks.base import initialize
 from gcsearch.science.objectives.denoising import Denoising
+from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.teachers import Teacher, TrainedBefore
 from gcsearch.training.checkpoint import load_checkpoint
 
@@ -36,8 +36,12 @@ class Pretrained:
     experiment: Experiment
     network: nn.Module
 
+    def function(self, network: nn.Module, used_in: Experiment) -> ConsistencyFunction:
+        """What the network, or `network` made of it, was trained to be, with the precision of `used_in`."""
+        return self.experiment.objective.function(network, used_in.process, used_in.training.precision)
 
-def load_frozen(experiment: Experiment) -> nn.Module | None:
+
+def load_frozen(experiment: Experiment) -> Pretrained | None:
     """The frozen predictor that the coupling of `experiment` asks for, if it does.
 
     Raises:
@@ -46,10 +50,10 @@ def load_frozen(experiment: Experiment) -> nn.Module | None:
     coupling = experiment.coupling
     if not isinstance(coupling, Generator) or coupling.checkpoint is None:
         return None
-    return load_pretrained(coupling.checkpoint, experiment, "a frozen predictor").network
+    return load_pretrained(coupling.checkpoint, experiment, "a frozen predictor")
 
 
-def load_teacher(experiment: Experiment) -> nn.Module | None:
+def load_teacher(experiment: Experiment) -> Pretrained | None:
     """The teacher that the objective of `experiment` asks for, if it does.
 
     Raises:
@@ -57,10 +61,10 @@ def load_teacher(experiment: Experiment) -> nn.Module | None:
             one.
     """
     teacher = experiment.objective.teacher
-    return None if teacher is None else _teacher_network(teacher, experiment)
+    return None if teacher is None else _trained(teacher, experiment)
 
 
-def _teacher_network(teacher: Teacher, experiment: Experiment) -> nn.Module:
+def _trained(teacher: Teacher, experiment: Experiment) -> Pretrained:
     if not isinstance(teacher, TrainedBefore):
         raise TypeError(f"no reader for the teacher {type(teacher).__name__}")
     found = load_pretrained(teacher.path, experiment, "a teacher")
@@ -69,17 +73,18 @@ def _teacher_network(teacher: Teacher, experiment: Experiment) -> nn.Module:
             f"{teacher.path}: a teacher must be trained with the objective 'denoising', got "
             f"'{found.experiment.objective.name}'."
         )
-    return found.network
+    return found
 
 
 def start_from(network: nn.Module, teacher: nn.Module) -> None:
-    """Give a network the weights of the teacher.
+    """Give a network the weights of the teacher; its layers for further conditions, if any, stay as they are.
 
     Raises:
         CheckpointError: They are other networks.
     """
     try:
-        network.load_state_dict(teacher.state_dict())
+        own = {name: value for name, value in network.state_dict().items() if name.startswith("further.")}
+        network.load_state_dict(own | teacher.state_dict())
     except RuntimeError:
         raise CheckpointError(
             "objective.starts_from_teacher: the network must be the teacher's, got one with other weights. Give both "
@@ -112,7 +117,7 @@ def load_pretrained(name: str, experiment: Experiment, role: str) -> Pretrained:
         raise CheckpointError(
             f"{name}: {role} must have the process {spec(experiment.process)}, got {spec(theirs.process)}."
         )
-    network = initialize(theirs.network, theirs.data.event_shape, seed=0)
+    network = theirs.new_network(seed=0)
     try:
         network.load_state_dict(weights)
     except RuntimeError:

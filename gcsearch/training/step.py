@@ -12,12 +12,11 @@ from gcsearch.config import Experiment
 from gcsearch.errors import TrialDiverged
 from gcsearch.science.couplings import Generator
 from gcsearch.science.ema import update_average
-from gcsearch.science.networks.base import initialize
 from gcsearch.science.objectives import Models
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws, derive_seed
 from gcsearch.training.distributed import Group, share_of
-from gcsearch.training.pretrained import load_frozen, load_teacher, start_from, weights_sha256
+from gcsearch.training.pretrained import Pretrained, load_frozen, load_teacher, start_from, weights_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,8 @@ class Learner:
         average: Its average, which is evaluated.
         predictor_average: Its average that generates end points, if the coupling asks for one of its own.
         target: Its average that the student matches, if the objective keeps one.
+        companion: The objective's own module, if it has one.
+        companion_optimizer: Its optimizer.
         frozen_sha256: Digest of the frozen predictor's weights, if the coupling has one. The fingerprint of the
             experiment knows its path only.
         teacher_sha256: The same of the objective's teacher.
@@ -57,10 +58,10 @@ class Learner:
         self.group = Group() if group is None else group
         self.recipe = experiment.recipe
         seed = derive_seed(experiment.seed, "initialization")
-        self.network = initialize(experiment.network, experiment.data.event_shape, seed).to(device)
+        self.network = experiment.new_network(seed).to(device)
         teacher, objective = load_teacher(experiment), experiment.objective
         if teacher is not None and objective.starts_from_teacher:
-            start_from(self.network, teacher)
+            start_from(self.network, teacher.network)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.target = copy.deepcopy(self.average) if objective.keeps_target else None
         self.optimizer = experiment.optimizer.build(self.network.parameters())
@@ -69,21 +70,35 @@ class Learner:
         self.predictor_rule = rules[0] if rules else None
         self.predictor_average = copy.deepcopy(self.average) if rules else None
         frozen = load_frozen(experiment)
-        self.frozen_sha256 = None if frozen is None else weights_sha256(frozen)
-        self.teacher_sha256 = None if teacher is None else weights_sha256(teacher)
+        self.frozen_sha256 = None if frozen is None else weights_sha256(frozen.network)
+        self.teacher_sha256 = None if teacher is None else weights_sha256(teacher.network)
+        companion = experiment.new_companion(derive_seed(experiment.seed, "initialization", 1))
+        self.companion = self.companion_optimizer = None
+        if companion is not None:
+            self.companion = companion.to(device)
+            self.companion_optimizer = objective.companion_optimizer.build(self.companion.parameters())
         self.models = Models(
             online=self._function(self.network),
             ema=self._function(self.average),
             predictor_ema=None if self.predictor_average is None else self._function(self.predictor_average),
-            frozen=None if frozen is None else self._function(frozen.to(device)),
+            frozen=None if frozen is None else self._function(frozen.network.to(device), frozen),
             target=None if self.target is None else self._function(self.target),
-            teacher=None if teacher is None else self._function(teacher.to(device)),
+            teacher=None if teacher is None else self._function(teacher.network.to(device), teacher),
+            companion=self.companion,
         )
 
-    def _function(self, network: nn.Module) -> ConsistencyFunction:
-        training = self.experiment.training
-        module: nn.Module = torch.compile(network) if training.compile else network  # type: ignore[assignment]
-        return ConsistencyFunction(module, self.experiment.process, training.precision)
+    def _function(self, network: nn.Module, trained_before: Pretrained | None = None) -> ConsistencyFunction:
+        """What `network` is trained to be here, or was trained to be before."""
+        compiled = self.experiment.training.compile
+        module: nn.Module = torch.compile(network) if compiled else network  # type: ignore[assignment]
+        if trained_before is not None:
+            return trained_before.function(module, self.experiment)
+        return self.experiment.function(module)
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The network's optimizer, and the companion's if there is one."""
+        return [self.optimizer] if self.companion_optimizer is None else [self.optimizer, self.companion_optimizer]
 
     def step(self, data: Tensor, draws: StepDraws, step: int) -> StepReport:
         """Move the weights once.
@@ -100,21 +115,24 @@ class Learner:
         training = self.experiment.training
         own_data, own_draws = share_of(self.group, self.recipe.coupling, data, draws)
         terms = self.experiment.objective(self.recipe, self.models, own_data, own_draws, step, training.num_steps)
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         share = terms.loss / self.group.size
         share.backward()  # type: ignore[no-untyped-call]
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        gradients = gradients_of(self.network)
+        beside = [] if self.companion is None else gradients_of(self.companion)
         # Not DistributedDataParallel: it wraps a network that is called once a step, by one name; here student and
         # teacher share it, and it may be compiled.
         loss, units = share.detach(), torch.tensor(float(terms.forward_units), device=share.device)
-        self.group.add([*gradients, loss, units])
+        self.group.add([*gradients, *beside, loss, units])
         norm = nn.utils.get_total_norm(gradients)
         if not bool(torch.isfinite(loss + norm)):
             raise TrialDiverged(
                 f"step {step + 1}: loss is {loss.item():.4g} and gradient norm {norm.item():.4g}; both must be "
                 "finite. A smaller learning rate usually helps."
             )
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         update_average(self.average, self.network, self.experiment.ema.decay(step + 1, training.batch_size))
         if self.predictor_rule is not None and self.predictor_average is not None:
             decay = self.predictor_rule.decay(step + 1, training.batch_size)
@@ -123,3 +141,8 @@ class Learner:
             decay = self.experiment.objective.target_decay(self.recipe, step, training.num_steps)
             update_average(self.target, self.network, decay)
         return StepReport(loss=loss, grad_norm=norm, forward_units=units.item())
+
+
+def gradients_of(module: nn.Module) -> list[Tensor]:
+    """Gradients of the parameters that have one."""
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]

@@ -267,7 +267,8 @@ class Trainer:
         path = self.latest_path
         if path is None or not self.group.is_first:
             return
-        predictor_average, target = self.learner.predictor_average, self.learner.target
+        learner = self.learner
+        predictor_average, target, companion = learner.predictor_average, learner.target, learner.companion
         Checkpoint(
             fingerprint=self.experiment.fingerprint,
             config=self.experiment.to_dict(),
@@ -278,9 +279,11 @@ class Trainer:
             results=[dataclasses.asdict(result) for result in self.results],
             counters=dict(self.counters),
             predictor_average={} if predictor_average is None else predictor_average.state_dict(),
-            frozen_sha256=self.learner.frozen_sha256,
-            teacher_sha256=self.learner.teacher_sha256,
+            frozen_sha256=learner.frozen_sha256,
+            teacher_sha256=learner.teacher_sha256,
             target={} if target is None else target.state_dict(),
+            companion={} if companion is None else companion.state_dict(),
+            companion_optimizer={} if learner.companion_optimizer is None else learner.companion_optimizer.state_dict(),
         ).save(path)
         self.on_checkpoint(path)
         self._keep_best()
@@ -334,6 +337,9 @@ class Trainer:
         if self.learner.target is not None:
             self.learner.target.load_state_dict(checkpoint.target)
         self.learner.optimizer.load_state_dict(checkpoint.optimizer)
+        if self.learner.companion is not None and self.learner.companion_optimizer is not None:
+            self.learner.companion.load_state_dict(checkpoint.companion)
+            self.learner.companion_optimizer.load_state_dict(checkpoint.companion_optimizer)
         self.counters = dict(checkpoint.counters)
         for stored in checkpoint.results:
             self.results.append(Result(**stored))

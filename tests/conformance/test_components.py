@@ -14,7 +14,7 @@ from torch import nn
 from gcsearch.registry import Component, registries, spec
 from gcsearch.science.couplings import Independent
 from gcsearch.science.distances import PseudoHuber
-from gcsearch.science.networks.base import initialize
+from gcsearch.science.networks.base import initialize, seeded
 from gcsearch.science.networks.mlp import MLP
 from gcsearch.science.objectives import Models, Recipe
 from gcsearch.science.oracles import ExactConsistency
@@ -294,22 +294,32 @@ def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(component, rng):
 # Objective --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.each("objective")
-@pytest.mark.parametrize("coupling", members("coupling"))
-@pytest.mark.usefixtures("unchanged_global_rng")
-def test_objective_is_a_finite_number_whose_gradient_reaches_the_online_network_only(component, coupling, rng):
-    process = VarianceExploding()
-    online, *others = (initialize(MLP(width=16), (2,), seed) for seed in range(4))
+def parts_of(objective, coupling):
+    """A recipe on the process that the objective is made for, and its models with weights of their own."""
+    process = registries["process"][objective.needs_process or "ve"]()
     recipe = Recipe(
         process=process,
         timesteps=Fixed(),
         levels=Lognormal(),
         weighting=InverseGap(),
-        coupling=coupling(),
+        coupling=coupling,
         distance=PseudoHuber(),
     )
-    ema, target, teacher = (ConsistencyFunction(network, process) for network in others)
-    models = Models(online=ConsistencyFunction(online, process), ema=ema, target=target, teacher=teacher)
+    networks = [initialize(MLP(width=16), (2,), seed, objective.num_conditions) for seed in range(3)]
+    online, ema, target = (objective.function(network, process) for network in networks)
+    teacher = initialize(MLP(width=16), (2,), 3).requires_grad_(False)
+    with seeded(4):
+        companion = objective.companion((2,))
+    return recipe, Models(
+        online=online, ema=ema, target=target, teacher=ConsistencyFunction(teacher, process), companion=companion
+    )
+
+
+@pytest.mark.each("objective")
+@pytest.mark.parametrize("coupling", members("coupling"))
+@pytest.mark.usefixtures("unchanged_global_rng")
+def test_objective_is_a_finite_number_whose_gradient_reaches_the_online_network_only(component, coupling, rng):
+    recipe, models = parts_of(component, coupling())
     data = torch.randn(8, 2, generator=rng)
     draws = draw_step(0, 3, 8, lambda num, stream: torch.randn(num, 2, generator=stream))
     losses = [component(recipe, models, data, draws, 3, 10) for _ in range(2)]
@@ -317,29 +327,30 @@ def test_objective_is_a_finite_number_whose_gradient_reaches_the_online_network_
     assert losses[0].loss.isfinite()
     assert losses[0].forward_units >= 3 * 8
     losses[0].loss.backward()
-    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in online.parameters())
-    assert all(weight.grad is None for network in others for weight in network.parameters())
+    trained = [*models.online.network.parameters(), *(models.companion.parameters() if models.companion else ())]
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in trained)
+    for function in (models.ema, models.target, models.teacher):
+        assert all(weight.grad is None for weight in function.network.parameters())
 
 
 @pytest.mark.each("objective")
 def test_cost_of_an_objective_grows_by_one_forward_per_generated_example(component, rng):
-    process = VarianceExploding()
-    function = ExactConsistency(process, torch.zeros(2), 0.5)
-    models = Models(online=function, ema=function, target=function, teacher=function)
     data = torch.randn(8, 2, generator=rng)
     draws = draw_step(0, 3, 8, lambda num, stream: torch.randn(num, 2, generator=stream))
 
     def units(coupling):
-        recipe = Recipe(
-            process=process,
-            timesteps=Fixed(),
-            levels=Lognormal(),
-            weighting=InverseGap(),
-            coupling=coupling,
-            distance=PseudoHuber(),
-        )
+        recipe, models = parts_of(component, coupling)
         return component(recipe, models, data, draws, 3, 10).forward_units
 
     for name in registries["coupling"]:
         coupling = registries["coupling"][name]()
         assert units(coupling) - units(Independent()) == coupling.num_generated(8, 0.3)
+
+
+@pytest.mark.each("objective")
+def test_function_of_an_objective_keeps_the_state_at_sigma_min(component, rng):
+    _, models = parts_of(component, Independent())
+    x, process = torch.randn(5, 2, generator=rng), models.online.process
+    kept = models.online(x, torch.full((5,), process.sigma_min))
+    torch.testing.assert_close(kept, x, rtol=0, atol=1e-6)
+    assert (models.online(x, torch.full((5,), process.sigma_max)) - x).abs().max() > 1e-2

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gcsearch.science.dropout import Dropout
+from gcsearch.science.networks.base import Modulation, modulate, modulation_size
 from gcsearch.science.shapes import DropoutSeed, Images, PerExample
 
 SKIP_SCALE = math.sqrt(1 / 2)
@@ -28,7 +29,8 @@ NEAR_ZERO = 1e-5
 class Block(nn.Module):
     """Residual block: norm, SiLU, resampling, convolution, plus the level; norm, SiLU, dropout, convolution.
 
-    The level is added, not used as a scale; the sum with the input is scaled by sqrt(1/2); attention comes last.
+    The level is added, or used as scale and shift of the second norm; the sum with the input is scaled by sqrt(1/2);
+    attention comes last.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class Block(nn.Module):
         dropout: Dropout,
         attention: bool,
         resampling: Resampling | None,
+        modulation: Modulation = "shift",
     ) -> None:
         super().__init__()
+        self.modulation = modulation
         self.norm_in = group_norm(inputs)
         self.resample = resampling or nn.Identity()
         self.conv_in = convolution(inputs, outputs, 3)
-        self.affine = dense(embedding, outputs)
+        self.affine = dense(embedding, modulation_size(modulation, outputs))
         self.norm_out = group_norm(outputs)
         self.dropout = dropout
         self.conv_out = convolution(outputs, outputs, 3, gain=NEAR_ZERO)
@@ -55,8 +59,9 @@ class Block(nn.Module):
         """Features (B, outputs, H, W) of the block's resolution."""
         hidden = self.conv_in(self.resample(functional.silu(self.norm_in(x))))
         with torch.autocast(x.device.type, enabled=False):
-            level = self.affine(embedding)[:, :, None, None]
-        hidden = self.dropout(functional.silu(self.norm_out(hidden + level)), dropout)
+            level = self.affine(embedding)
+        hidden = modulate(hidden, self.norm_out, level, self.modulation)
+        hidden = self.dropout(functional.silu(hidden), dropout)
         hidden = (self.skip(self.resample(x)) + self.conv_out(hidden)) * SKIP_SCALE
         result: Tensor = self.attention(hidden)
         return result

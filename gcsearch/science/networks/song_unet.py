@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,14 @@ from torch.nn import functional
 
 from gcsearch.registry import plain
 from gcsearch.science.dropout import Dropout
-from gcsearch.science.networks.base import Network, PositionalEmbedding, networks
+from gcsearch.science.networks.base import (
+    FurtherConditions,
+    Modulation,
+    Network,
+    PositionalEmbedding,
+    embed,
+    networks,
+)
 from gcsearch.science.networks.song_layers import (
     NEAR_ZERO,
     SKIP_SCALE,
@@ -32,7 +39,7 @@ from gcsearch.science.networks.song_layers import (
     group_norm,
     image_downsampling,
 )
-from gcsearch.science.shapes import DropoutSeed, Images, PerExample
+from gcsearch.science.shapes import Conditions, DropoutSeed, Images
 
 V = TypeVar("V", int, float)
 
@@ -61,10 +68,15 @@ class SongUNet(Network):
             pixels (DDPM++), (1, 3, 3, 1) is NCSN++'s.
         channel_mult_emb: Factor of `channels` for the size of the level's embedding.
         channel_mult_noise: Factor of `channels` for the sines and cosines it is computed from; NCSN++ has 2.
-        fourier_scale: Standard deviation of the frequencies of the ``fourier`` embedding, in periods.
+        fourier_scale: Standard deviation of the frequencies of the ``fourier`` embedding, in periods. Objectives that
+            differentiate by time need 0.02 or less.
+        modulation: How the level enters a block: added before its second norm (``shift``), as scale and shift after it
+            (``scale_shift``), or as scale and shift of unit size (``pixel_norm``), for continuous-time objectives.
 
     Source: EDM's SongUNet, with the lists of GC's code; no class labels, no augmentation labels.
     """
+
+    max_conditions: ClassVar[int] = 2
 
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 2)
@@ -77,6 +89,7 @@ class SongUNet(Network):
     channel_mult_emb: int = 4
     channel_mult_noise: int = 1
     fourier_scale: float = 16.0
+    modulation: Modulation = "shift"
 
     def __post_init__(self) -> None:
         if self.channels < 4 or self.channels % 4:
@@ -119,15 +132,15 @@ class SongUNet(Network):
                 f"got {list(self.attn_resolutions)}"
             )
 
-    def build(self, event_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, event_shape: tuple[int, ...], num_conditions: int = 1) -> nn.Module:
         # Channels last: faster convolutions on CPUs, and on GPUs in bf16.
-        return SongUNetModule(event_shape, self).to(memory_format=torch.channels_last)
+        return SongUNetModule(event_shape, self, num_conditions).to(memory_format=torch.channels_last)
 
 
 class SongUNetModule(nn.Module):
     """The module of `SongUNet`."""
 
-    def __init__(self, event_shape: tuple[int, ...], settings: SongUNet) -> None:
+    def __init__(self, event_shape: tuple[int, ...], settings: SongUNet, num_conditions: int = 1) -> None:
         super().__init__()
         channels, weights = settings.channels, settings.resample_filter
         widths = [channels * factor for factor in settings.channel_mult]
@@ -140,7 +153,15 @@ class SongUNetModule(nn.Module):
         def block(
             inputs: int, outputs: int, depth: int, attention: bool = False, resampling: Resampling | None = None
         ) -> Block:
-            return Block(inputs, outputs, size, Dropout(dropout[depth], next(layers)), attention, resampling)
+            return Block(
+                inputs,
+                outputs,
+                size,
+                Dropout(dropout[depth], next(layers)),
+                attention,
+                resampling,
+                settings.modulation,
+            )
 
         self.embedding = nn.Sequential(
             FourierEmbedding(noise_size, settings.fourier_scale)
@@ -182,12 +203,19 @@ class SongUNetModule(nn.Module):
                 width = widths[depth]
         self.norm = group_norm(width)
         self.head = convolution(width, event_shape[0], 3, gain=NEAR_ZERO)
+        # Made last, so that all other weights are the same with and without it.
+        self.further = FurtherConditions(num_conditions - 1, noise_size, size) if num_conditions > 1 else None
 
-    def forward(self, x: Images, conditioning: PerExample, dropout: DropoutSeed | None = None) -> Tensor:
+    @property
+    def output_weight(self) -> Tensor:
+        """Weight of the last layer."""
+        return self.head.weight
+
+    def forward(self, x: Images, conditioning: Conditions, dropout: DropoutSeed | None = None) -> Tensor:
         """Output of the shape of `x`."""
         # Neighbouring levels differ by less than bf16 resolves.
         with torch.autocast(x.device.type, enabled=False):
-            embedding = self.embedding(conditioning)
+            embedding = embed(conditioning, self.embedding, self.further)
         image = x.contiguous(memory_format=torch.channels_last)
         hidden = self.stem(image)
         skips = [hidden]

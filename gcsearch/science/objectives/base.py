@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
 
 from gcsearch.registry import Component, Registry
 from gcsearch.science.couplings import Coupling, EndPoints, Predictor, Unpaired
 from gcsearch.science.distances import Distance
+from gcsearch.science.optimizers import Adam, Optimizer
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Process
 from gcsearch.science.randomness import StepDraws
@@ -42,6 +46,7 @@ class Models:
         target: Averaged weights that the student matches, if the objective keeps such an average.
         teacher: Trained denoiser D(x, sigma) = E[data | x], frozen, if the objective has one; its slope is that of
             `gcsearch.science.flows.LearnedFlow`.
+        companion: The objective's own module, trained beside the network: see `Objective.companion`.
     """
 
     online: ConsistencyFunction
@@ -51,6 +56,7 @@ class Models:
     frozen: ConsistencyFunction | None = None
     target: ConsistencyFunction | None = None
     teacher: ConsistencyFunction | None = None
+    companion: nn.Module | None = None
 
     @property
     def predictors(self) -> dict[str, Predictor]:
@@ -79,12 +85,15 @@ class LossTerms:
 
 
 class Objective(Component, ABC):
-    """A training objective.
+    """A training objective, and what it trains: which function of the network, told what, beside which module.
 
     Attributes:
+        needs_process: Name of the only process it is defined for; None if any will do.
         teacher: Where the weights of `Models.teacher` come from; None for an objective without one.
         starts_from_teacher: Whether the student starts with the teacher's weights, not with random ones.
     """
+
+    needs_process: ClassVar[str | None] = None
 
     teacher: Teacher | None = None
     starts_from_teacher: bool = False
@@ -100,6 +109,28 @@ class Objective(Component, ABC):
         Asked for only if `keeps_target`.
         """
         raise NotImplementedError(f"{type(self).__name__} keeps no target.")
+
+    @property
+    def num_conditions(self) -> int:
+        """Numbers per example that the network is told, the first being the level's c_noise."""
+        return 1
+
+    def function(self, network: nn.Module, process: Process, precision: str = "fp32") -> ConsistencyFunction:
+        """The function of `network` that is trained, and that is sampled: the one place that says so."""
+        return ConsistencyFunction(network, process, precision)
+
+    def companion(self, event_shape: tuple[int, ...]) -> nn.Module | None:
+        """A module that is trained beside the network and of no use afterwards, with weights from torch's generator.
+
+        Its gradient comes from the same loss. It has an optimizer of its own, no average, and a place in checkpoints.
+        """
+        del event_shape
+        return None
+
+    @property
+    def companion_optimizer(self) -> Optimizer:
+        """Optimizer of the companion."""
+        return Adam(lr=1e-3)
 
     @abstractmethod
     def __call__(
