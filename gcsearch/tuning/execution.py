@@ -26,6 +26,7 @@ from gcsearch.config import Experiment
 from gcsearch.errors import StudyError
 from gcsearch.ledger import TrialRecord
 from gcsearch.tuning.cluster import PLACE_TIMEOUT_S, TRIAL_CPUS, Nodes, Places, concurrency, describe_free
+from gcsearch.tuning.memory import memory_kills_as_losses
 from gcsearch.tuning.settings import Resources
 from gcsearch.tuning.shipping import Depot
 from gcsearch.tuning.trial import MESSAGE, run_trial, run_trial_on_workers, why_lost
@@ -342,7 +343,7 @@ def run_trials(
                     name="tune", storage_path=str(scratch), verbose=0, checkpoint_config=tune.CheckpointConfig()
                 ),
             )
-            with interruptible(execution):
+            with interruptible(execution), memory_kills_as_losses():
                 tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

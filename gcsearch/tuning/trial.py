@@ -131,8 +131,10 @@ def why_lost(error: BaseException) -> str:
     """Why a process is gone, as Ray tells it: at length, and with the cause somewhere in it."""
     text = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
     if "NODE_OUT_OF_MEMORY" in text or "running low on memory" in text or type(error).__name__ == "OutOfMemoryError":
-        cause = f"its process was ended because its machine ran out of memory. {LESS_MEMORY}. "
-    elif "killed by SIGKILL" in text or "connection error code 2" in text:
+        line = next(line for line in text.splitlines() if "memory" in line.lower())  # others: Ray's store, processes
+        told = line if line.startswith(type(error).__name__) else f"{type(error).__name__}: {line.strip()}"
+        return f"its process was ended because its machine ran out of memory. {LESS_MEMORY}. {told}"
+    if "killed by SIGKILL" in text or "connection error code 2" in text:
         cause = f"its process was killed, as a machine does that runs out of memory. If it did: {LESS_MEMORY}. "
     else:
         cause = ""

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gcsearch.config import read_document
@@ -60,6 +61,29 @@ if __name__ == "__main__":
         sys.exit(f"{type(error).__name__}: {error}")
 """
 
+HUNGRY = """\
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcsearch.science.networks.base import networks
+from gcsearch.science.networks.mlp import MLP
+
+
+@networks.register("hungry")
+@dataclass(frozen=True, kw_only=True)
+class Hungry(MLP):
+    def build(self, event_shape):
+        eaten = Path(EATEN)
+        if not eaten.exists():
+            eaten.touch()
+            food = b"x" * BYTES
+            time.sleep(60)
+            raise AssertionError(f"nobody minded {len(food)} bytes")
+        return super().build(event_shape)
+"""
+"""A network whose first trial takes memory until its process is ended."""
+
 TIMES = ("cost/train_seconds", "cost/evaluation_seconds", "progress/images_per_second")
 
 
@@ -80,13 +104,13 @@ class Studies:
         (folder / "study.yaml").write_text(STUDY.replace("CONCURRENT", concurrent).replace(old, new))
         return folder
 
-    def start(self, folder: Path) -> subprocess.Popen[str]:
+    def start(self, folder: Path, **environment: str) -> subprocess.Popen[str]:
         """Start the study in a folder, or go on with it."""
         self.rays.append(Path(tempfile.mkdtemp(prefix="gcs-")))  # short: sockets live in it
         process = subprocess.Popen(
             [sys.executable, str(self.tmp_path / "run.py"), str(folder)],
             cwd=folder,
-            env=os.environ | {"RAY_TMPDIR": str(self.rays[-1])},
+            env=os.environ | {"RAY_TMPDIR": str(self.rays[-1]), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -327,6 +351,29 @@ def test_a_trial_whose_process_dies_or_hangs_goes_on_and_so_do_the_others(studie
             "resources.hang_minutes"
         }
     assert outcome(state) == outcome(StudyState(events_of(whole)))
+
+
+def test_a_trial_that_takes_all_memory_is_ended_told_and_tried_again(studies):
+    memory = psutil.virtual_memory()
+    gigabyte = 2**30
+    if memory.available < 10 * gigabyte:
+        pytest.skip(f"needs 10 GiB of free memory, has {memory.available / gigabyte:.1f}")
+    folder = studies.folder("a", old="trials: 6", new="trials: 2")
+    network = HUNGRY.replace("EATEN", repr(str(folder / "eaten"))).replace("BYTES", str(7 * gigabyte))
+    (folder / "hungry.py").write_text(network)
+    experiment = folder / "experiments" / "tiny.yaml"
+    experiment.write_text("imports: [hungry]\n" + experiment.read_text().replace("name: mlp", "name: hungry"))
+    # As if the machine had 4 GiB more than is taken now: the study itself takes less than 3.
+    share = (memory.total - memory.available + 4 * gigabyte) / memory.total
+    process = studies.start(folder, RAY_memory_usage_threshold=f"{share:.3f}", RAY_memory_monitor_refresh_ms="100")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    state = StudyState(events_of(folder))
+    lost = [event for event in events_of(folder) if event["event"] == "trial_lost"]
+    assert [event["trial"] for event in lost] == ["0000"]
+    assert lost[0]["reason"].startswith("its process was ended because its machine ran out of memory. Lower")
+    assert [record.losses for record in state.trials.values()] == [1, 0]
+    assert all(record.state in ("completed", "stopped") for record in state.trials.values())
 
 
 def test_a_second_driver_of_a_study_is_refused(studies):

@@ -245,6 +245,13 @@ def test_a_reason_says_what_to_do_about_memory():
     advice = "Lower training.batch_size, or let fewer trials share a machine (resources.concurrent)"
     ended = RayActorError(error_msg="The actor died. Worker exit type: NODE_OUT_OF_MEMORY Worker exit detail: Task was")
     assert why_lost(ended).startswith(f"its process was ended because its machine ran out of memory. {advice}. RayAct")
+    monitor = RayActorError(
+        error_msg="1 worker(s) were killed due to the node running low on memory.\nObject store: [..]"
+    )
+    assert why_lost(monitor) == (
+        f"its process was ended because its machine ran out of memory. {advice}. RayActorError: 1 worker(s) were killed "
+        "due to the node running low on memory."
+    )
     killed = RayActorError(error_msg="potential root causes. (1) The process is killed by SIGKILL by OOM killer due to")
     assert why_lost(killed).startswith(
         "its process was killed, as a machine does that runs out of memory. If it did: L"
