@@ -65,9 +65,18 @@ class WorkerError(GCSearchError):
 
 
 class TrialDiverged(GCSearchError):  # noqa: N818 - an outcome of a trial, not a fault of the program
-    """Training produced a non-finite loss or gradient, or collapsed to a constant output."""
+    """Training produced a non-finite loss or gradient, or collapsed to a constant output.
+
+    Args:
+        message: What happened, and when.
+        step: The step that was not made, 0-based, if it was a step: found out late on a GPU, where none waits.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class TrialFailed(GCSearchError):  # noqa: N818 - an outcome of a trial, like the one above

@@ -22,7 +22,6 @@ VERSIONS: Final = (
     "optuna",
     "mlflow",
     "torch-fidelity",
-    "lion-pytorch",
     "numpy",
     "scipy",
 )

@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 from scipy.optimize import brentq
-from torch import nn
+from torch import Tensor, nn
 
 from gcsearch.registry import Component, Registry
 
@@ -126,8 +126,23 @@ class PowerFunction(EMA):
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Average <- decay average + (1 - decay) network, for all parameters; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(current)
+def update_average(average: nn.Module, network: nn.Module, decay: float, found_inf: Tensor | None = None) -> None:
+    """Average <- decay average + (1 - decay) network, for all parameters; buffers are copied.
+
+    Args:
+        average: Averaged network.
+        network: Network as it is now.
+        decay: Weight of the old average, in [0, 1).
+        found_inf: A number on the device: while it is 1 and not 0, nothing changes.
+    """
+    kept: list[Tensor] = list(average.parameters())
+    current: list[Tensor] = list(network.parameters())
+    if found_inf is None:
+        torch._foreach_lerp_(kept, current, 1 - decay)
+    else:
+        # Weights that lie on the device are no argument that `lerp` of many tensors takes.
+        differences = torch._foreach_sub(current, kept)
+        torch._foreach_mul_(differences, (1 - decay) * (1 - found_inf))
+        torch._foreach_add_(kept, list(differences))
+    for stored, latest in zip(average.buffers(), network.buffers(), strict=True):
+        stored.copy_(latest)

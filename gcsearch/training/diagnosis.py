@@ -232,8 +232,11 @@ class Arm:
         num_steps = experiment.training.num_steps
         for step in range(num_steps):
             draws = draw_step(experiment.seed, step, self.batch_size, experiment.data.draw_source, self.device)
+            is_due = bool(rungs) and (step + 1) * self.batch_size >= rungs[0]
             try:
                 learner.step(batches[step], draws, step)
+                if is_due:
+                    learner.guard.check()
             except TrialDiverged as error:
                 raise TrialDiverged(f"coupling {experiment.coupling.name}, seed {experiment.seed}, {error}") from None
             self.diagnosis.progress(f"training {(step + 1) / num_steps:.0%}")

@@ -13,6 +13,7 @@ from gcsearch.errors import TrialDiverged
 from gcsearch.science.couplings import Generator
 from gcsearch.science.ema import update_average
 from gcsearch.science.objectives import Models
+from gcsearch.science.optimizers import can_skip
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws, derive_seed
 from gcsearch.training.distributed import Group, share_of
@@ -25,7 +26,41 @@ class StepReport:
 
     loss: Tensor
     grad_norm: Tensor
-    forward_units: float
+    forward_units: Tensor
+
+
+class Guard:
+    """The first step whose loss or gradient was not finite, kept on the device so that no step has to wait for it.
+
+    Attributes:
+        found: 1 from that step on, 0 before.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.found = torch.zeros((), device=device)
+        self._first = torch.zeros(3, dtype=torch.float64, device=device)  # step, loss, gradient norm
+
+    def look(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Take note of step number `step`."""
+        found = torch.maximum(self.found, (~torch.isfinite(loss + norm)).to(self.found))
+        position = torch.full((), float(step), dtype=torch.float64, device=found.device)
+        seen = torch.stack([position, loss.double(), norm.double()])
+        self._first = torch.where(found > self.found, seen, self._first)
+        self.found = found
+
+    def check(self) -> None:
+        """Wait for the device, and raise if there was such a step.
+
+        Raises:
+            TrialDiverged: There was.
+        """
+        found, step, loss, norm = torch.cat([self.found[None].double(), self._first]).tolist()
+        if found:
+            raise TrialDiverged(
+                f"step {int(step) + 1}: loss is {loss:.4g} and gradient norm {norm:.4g}; both must be finite. A "
+                "smaller learning rate usually helps.",
+                step=int(step),
+            )
 
 
 class Learner:
@@ -46,6 +81,10 @@ class Learner:
         frozen_sha256: Digest of the frozen predictor's weights, if the coupling has one. The fingerprint of the
             experiment knows its path only.
         teacher_sha256: The same of the objective's teacher.
+        guard: Looks after loss and gradients.
+        waits: Whether every step waits until its loss and gradient are known to be finite. On a CPU that costs nothing.
+            On a GPU, optimizers that can skip steps on the device do so once something is not finite, and so do the
+            averages; `guard.check` says which step it was.
 
     Raises:
         CheckpointError: The frozen predictor or the teacher cannot be read or does not fit the experiment.
@@ -65,6 +104,7 @@ class Learner:
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.target = copy.deepcopy(self.average) if objective.keeps_target else None
         self.optimizer = experiment.optimizer.build(self.network.parameters())
+        self.guard = Guard(device)
         coupling = experiment.coupling
         rules = coupling.predictor_ema if isinstance(coupling, Generator) else ()
         self.predictor_rule = rules[0] if rules else None
@@ -77,6 +117,7 @@ class Learner:
         if companion is not None:
             self.companion = companion.to(device)
             self.companion_optimizer = objective.companion_optimizer.build(self.companion.parameters())
+        self.waits = device.type == "cpu" or not all(map(can_skip, self.optimizers))
         self.models = Models(
             online=self._function(self.network),
             ema=self._function(self.average),
@@ -109,8 +150,8 @@ class Learner:
             step: Steps done before this one.
 
         Raises:
-            TrialDiverged: Loss or gradient is not finite, in any process. Weights, average and optimizer are as they
-                were. Every process raises it, because all see the same sums.
+            TrialDiverged: Loss or gradient is not finite, in any process, and this learner waits. Weights, average and
+                optimizer are as they were. Every process raises it, because all see the same sums.
         """
         training = self.experiment.training
         own_data, own_draws = share_of(self.group, self.recipe.coupling, data, draws)
@@ -123,24 +164,29 @@ class Learner:
         beside = [] if self.companion is None else gradients_of(self.companion)
         # Not DistributedDataParallel: it wraps a network that is called once a step, by one name; here student and
         # teacher share it, and it may be compiled.
-        loss, units = share.detach(), torch.tensor(float(terms.forward_units), device=share.device)
+        # `full` and not `tensor`, whose copy to a GPU would wait for it.
+        loss, units = share.detach(), torch.full((), float(terms.forward_units), device=share.device)
         self.group.add([*gradients, *beside, loss, units])
         norm = nn.utils.get_total_norm(gradients)
-        if not bool(torch.isfinite(loss + norm)):
-            raise TrialDiverged(
-                f"step {step + 1}: loss is {loss.item():.4g} and gradient norm {norm.item():.4g}; both must be "
-                "finite. A smaller learning rate usually helps."
-            )
+        found = None
+        if not self.waits:
+            self.guard.look(step, loss, norm)
+            found = self.guard.found
+        elif not bool(torch.isfinite(loss + norm)):
+            self.guard.look(step, loss, norm)
+            self.guard.check()
         for optimizer in self.optimizers:
+            if found is not None:
+                optimizer.found_inf = found  # type: ignore[attr-defined]
             optimizer.step()
-        update_average(self.average, self.network, self.experiment.ema.decay(step + 1, training.batch_size))
+        update_average(self.average, self.network, self.experiment.ema.decay(step + 1, training.batch_size), found)
         if self.predictor_rule is not None and self.predictor_average is not None:
             decay = self.predictor_rule.decay(step + 1, training.batch_size)
-            update_average(self.predictor_average, self.network, decay)
+            update_average(self.predictor_average, self.network, decay, found)
         if self.target is not None:
             decay = self.experiment.objective.target_decay(self.recipe, step, training.num_steps)
-            update_average(self.target, self.network, decay)
-        return StepReport(loss=loss, grad_norm=norm, forward_units=units.item())
+            update_average(self.target, self.network, decay, found)
+        return StepReport(loss=loss, grad_norm=norm, forward_units=units)
 
 
 def gradients_of(module: nn.Module) -> list[Tensor]:

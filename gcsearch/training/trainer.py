@@ -26,6 +26,9 @@ from gcsearch.training.usage import Usage
 COUNTERS = ("train_seconds", "evaluation_seconds", "forward_units", "loss_sum", "grad_norm_sum", "window_steps")
 """Running numbers of a training; the last three cover the steps since the last result."""
 
+SUMS = ("forward_units", "loss_sum", "grad_norm_sum")
+"""Counters that are added up on the device, and read from it by `Trainer.settle`."""
+
 TELLS_PER_USAGE = 30
 """Between two rungs, the machine's usage is summed up with every so many progress reports: about once a minute."""
 
@@ -68,7 +71,8 @@ class Trainer:
         examples: The data set, from `experiment.data.load()`; callers may share one between trainings.
         directory: Folder for checkpoints and sample grids; None keeps nothing. If it holds a checkpoint of the same
             experiment, training goes on from there, bit for bit as if it had not been interrupted.
-        device: Where to train.
+        device: Where to train. On a GPU no step waits for the one before: losses are read, and divergence is found out,
+            at results and checkpoints and every few seconds.
         report: Receives every result, in order; after a resume, first those that the checkpoint holds beyond
             `reported_images`.
         should_stop: Asked before every step; True ends the training as ``stopped``.
@@ -126,6 +130,7 @@ class Trainer:
         self.counters = dict.fromkeys(COUNTERS, 0.0)
         self._saved_at = self._told_at = time.monotonic()
         self._told_step = self._num_told = 0
+        self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.device)
         self.usage = Usage(self.device)
 
     def fit(self) -> Outcome:
@@ -138,11 +143,16 @@ class Trainer:
                     self.save()
                     self._tell_usage(self.results[-1].images)
                     self.report(self.results[-1])
-                elif time.monotonic() - self._saved_at > self.checkpoint_seconds:
-                    self.save()
                 if self.is_done():
                     return self.outcome("completed")
-                must_tell, must_stop = self.group.agree(self._must_tell(), self.group.is_first and self.should_stop())
+                must_save = time.monotonic() - self._saved_at > self.checkpoint_seconds
+                must_stop = self.group.is_first and self.should_stop()
+                # All at once, since `settle` may end the training.
+                must_save, must_tell, must_stop = self.group.agree(must_save, self._must_tell(), must_stop)
+                if must_save or must_tell or must_stop:
+                    self.settle()
+                if must_save:
+                    self.save()
                 if must_tell:
                     self._tell_progress()
                 if must_stop:
@@ -150,6 +160,8 @@ class Trainer:
                 if not self.is_due():  # a batch may reach two rungs at once
                     self.train_step()
         except TrialDiverged as error:
+            if error.step is not None:
+                self.step = error.step
             return self.outcome("diverged", str(error))
 
     def is_done(self) -> bool:
@@ -166,7 +178,7 @@ class Trainer:
         return Outcome(state=state, reason=reason, results=tuple(self.results))
 
     def train_step(self) -> None:
-        """One optimizer step, timed."""
+        """One optimizer step, timed; on a GPU it is only begun, and `settle` waits for it."""
         started = time.perf_counter()
         training = self.experiment.training
         draws = draw_step(
@@ -174,10 +186,19 @@ class Trainer:
         )
         report = self.learner.step(self.batches[self.step], draws, self.step)
         self.step += 1
-        self.counters["forward_units"] += report.forward_units
-        self.counters["loss_sum"] += float(report.loss)
-        self.counters["grad_norm_sum"] += float(report.grad_norm)
+        self._sums += torch.stack([report.forward_units, report.loss, report.grad_norm])
         self.counters["window_steps"] += 1
+        self.counters["train_seconds"] += time.perf_counter() - started
+
+    def settle(self) -> None:
+        """Wait for the steps that were begun, and read from the device what they have said.
+
+        Raises:
+            TrialDiverged: One of them was not made, nor any after it.
+        """
+        started = time.perf_counter()
+        self.learner.guard.check()
+        self.counters.update(zip(SUMS, self._sums.tolist(), strict=True))
         self.counters["train_seconds"] += time.perf_counter() - started
 
     def _must_tell(self, every_seconds: float = 2.0) -> bool:
@@ -202,8 +223,10 @@ class Trainer:
         """Score the current weights at the rung that is due and remember the result.
 
         Raises:
-            TrialDiverged: A score or diagnostic is not finite, or the network's output has collapsed to a constant.
+            TrialDiverged: A step, score or diagnostic is not finite, or the network's output has collapsed to a
+                constant.
         """
+        self.settle()
         started = time.perf_counter()
         images = self.experiment.rungs[len(self.results)]
         check_same_weights(self.group, self.learner.network)
@@ -243,6 +266,11 @@ class Trainer:
         self.results.append(Result(images=images, metrics=metrics, identities=judgement.identities))
         for name in ("loss_sum", "grad_norm_sum", "window_steps"):
             counters[name] = 0.0
+        self._put_sums()
+
+    def _put_sums(self) -> None:
+        """Go on adding up from the counters."""
+        self._sums = torch.tensor([self.counters[name] for name in SUMS], dtype=torch.float64, device=self.device)
 
     def write_samples(self, images: int) -> None:
         """Write the sample grid after `images` images, if the data are images."""
@@ -261,7 +289,7 @@ class Trainer:
     def save(self) -> None:
         """Write the latest checkpoint, and keep it as the best one if the last result is the best so far.
 
-        The first process writes, at a time of its own choice: nobody waits for it.
+        The first process writes, and nobody waits for it. The steps before must be settled.
         """
         self._saved_at = time.monotonic()
         path = self.latest_path
@@ -341,6 +369,7 @@ class Trainer:
             self.learner.companion.load_state_dict(checkpoint.companion)
             self.learner.companion_optimizer.load_state_dict(checkpoint.companion_optimizer)
         self.counters = dict(checkpoint.counters)
+        self._put_sums()
         for stored in checkpoint.results:
             self.results.append(Result(**stored))
         if self.group.is_first:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
+import lion_pytorch
 import pytest
 import torch
 from torch import nn
 
-from gcsearch.science.optimizers import Adam, AdamW, Lion, RAdam
+from gcsearch.science.optimizers import Adam, AdamW, Lion, RAdam, can_skip
 
 START, GRADIENTS = [1.0, -2.0, 0.5], [[0.3, -1.0, 2.0], [-0.1, -0.5, -4.0], [0.7, 0.1, -0.2]]
 
@@ -35,6 +37,44 @@ def test_lion_moves_each_weight_by_lr_along_the_sign_of_the_interpolated_momentu
         expected.append(weight)
     got = trained(Lion(lr=0.01, betas=(0.8, 0.6), weight_decay=weight_decay))
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_lion_has_the_bits_of_the_published_package(weight_decay):
+    draws = torch.Generator().manual_seed(0)
+    own, theirs = ([nn.Parameter(torch.ones(shape)) for shape in ((40, 30), (7,), ())] for _ in range(2))
+    optimizers = (
+        Lion(lr=0.01, weight_decay=weight_decay).build(own),
+        lion_pytorch.Lion(theirs, lr=0.01, betas=(0.9, 0.99), weight_decay=weight_decay),
+    )
+    for _ in range(50):
+        for one, other in zip(own, theirs, strict=True):
+            one.grad = torch.randn(one.shape, generator=draws)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(own, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("settings", [Lion(weight_decay=0.3), Adam(weight_decay=0.3), AdamW()])
+def test_a_step_that_is_skipped_on_the_device_changes_nothing(settings):
+    weights = nn.Parameter(torch.tensor(START))
+    optimizer = settings.build([weights])
+    assert can_skip(optimizer)
+    optimizer.found_inf = torch.zeros(())
+    weights.grad = torch.tensor(GRADIENTS[0])
+    optimizer.step()
+    assert (weights != torch.tensor(START)).all()
+    before = copy.deepcopy((weights.detach(), optimizer.state_dict()))
+    optimizer.found_inf = torch.ones(())
+    weights.grad = torch.tensor([math.nan, math.inf, -math.inf])
+    optimizer.step()
+    torch.testing.assert_close((weights.detach(), optimizer.state_dict()), before, rtol=0, atol=0)
+
+
+def test_optimizers_that_cannot_skip_are_known():
+    assert not can_skip(RAdam().build([nn.Parameter(torch.ones(1))]))
+    assert not can_skip(torch.optim.SGD([nn.Parameter(torch.ones(1))]))
 
 
 @pytest.mark.parametrize(("cls", "decoupled"), [(Adam, False), (AdamW, True)])

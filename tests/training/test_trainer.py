@@ -327,6 +327,7 @@ def losses(experiment, examples):
     for _ in range(experiment.training.num_steps):
         before = trainer.counters["loss_sum"]
         trainer.train_step()
+        trainer.settle()
         values.append(trainer.counters["loss_sum"] - before)
     return torch.tensor(values, dtype=torch.float64)
 
