@@ -64,6 +64,12 @@ class WorkerError(GCSearchError):
     exit_code = 1
 
 
+class TeacherError(GCSearchError):
+    """A teacher that an experiment trains for itself could not be trained."""
+
+    exit_code = 1
+
+
 class TrialDiverged(GCSearchError):  # noqa: N818 - an outcome of a trial, not a fault of the program
     """Training produced a non-finite loss or gradient, or collapsed to a constant output.
 

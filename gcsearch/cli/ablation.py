@@ -25,7 +25,7 @@ from gcsearch.analysis.ablation import write_verdicts as write_files
 from gcsearch.analysis.noise import noise_sentences
 from gcsearch.analysis.results import StudyResults, open_results
 from gcsearch.analysis.wording import duration_text
-from gcsearch.cli.console import print_json, progress, results, say
+from gcsearch.cli.console import print_json, progress, results, say, tell
 from gcsearch.cli.outside import run_outside
 from gcsearch.cli.studies import fetched, mirrored
 from gcsearch.cli.study import print_place, run_tracked, store_uri
@@ -78,7 +78,7 @@ def ablate_command(
         return run_outside(
             "ablate", path, ablation, options, address=address, tracking=tracking, studies=studies, as_json=as_json
         )
-    ablation.prepare()
+    ablation.prepare(tell)
     if with_noise:
         fetched(studies, ablation.name, checkpoints=True, may_be_new=True)  # of trainings that ended elsewhere
     with mirrored(studies, ablation.name) as (folder, mirrors):

@@ -40,6 +40,11 @@ def say(text: str, style: str = "") -> None:
     results.print(text, style=style, markup=False, soft_wrap=not results.is_terminal)
 
 
+def tell(text: str) -> None:
+    """A line to stderr about what goes on."""
+    progress.print(text, markup=False, soft_wrap=True)
+
+
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object on stdout."""
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")

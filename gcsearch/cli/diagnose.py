@@ -18,7 +18,7 @@ from gcsearch.analysis.diagnosis import (
     exact_independent,
     summarize,
 )
-from gcsearch.cli.console import print_json, progress, results
+from gcsearch.cli.console import print_json, progress, results, tell
 from gcsearch.config import Experiment, find_experiment, load_experiment
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.files import write_text
@@ -55,6 +55,7 @@ def diagnose_command(
     from gcsearch.analysis.figures import write_figures
     from gcsearch.training.diagnosis_session import run_diagnosis
     from gcsearch.training.session import chosen_device
+    from gcsearch.training.teacher_stage import prepare
 
     names, numbers = _couplings(couplings), _seeds(seeds)
     settings = _settings(num_batches, denoiser_steps)
@@ -64,6 +65,7 @@ def diagnose_command(
     experiment, weights, name = _target(target, assignments, imports, where)
     directory = output or Path("diagnoses") / name
     torch.set_num_threads(num_threads)
+    prepare(experiment, tell)
     with _Progress(len(names) * len(numbers)) as view:
         diagnosis = Diagnosis(experiment, settings, weights=weights, device=where, progress=view.on_progress)
         try:

@@ -13,7 +13,7 @@ from gcsearch.analysis.health import findings
 from gcsearch.analysis.rank_fidelity import rank_fidelity
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
 from gcsearch.analysis.wording import front_text, verdict_text
-from gcsearch.cli.console import print_json, progress, results, say
+from gcsearch.cli.console import print_json, progress, results, say, tell
 from gcsearch.cli.live import LiveView
 from gcsearch.cli.outside import run_outside
 from gcsearch.cli.studies import fetched, local_folder, mirrored
@@ -82,7 +82,7 @@ def run_command(
             "run", space, study, options, address=address, tracking=tracking, studies=studies, as_json=as_json
         )
 
-    study.prepare()
+    study.prepare(tell)
     with mirrored(studies, study.name) as (folder, mirrors):
         check_unchanged(study, folder / study.name)
         uri = store_uri(tracking, folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from gcsearch.analysis.results import open_results, write_tables
-from gcsearch.cli.console import print_json, progress, results
+from gcsearch.cli.console import print_json, progress, results, tell
 from gcsearch.cli.live import LiveView
 from gcsearch.cli.tables import leaderboard, study_json
 from gcsearch.config import Document, Experiment, find_experiment, load_experiment
@@ -30,6 +30,7 @@ def train_command(
 ) -> int:
     """Train one experiment. Exit code 1 if it diverged, 130 if interrupted."""
     from gcsearch.training.session import chosen_device
+    from gcsearch.training.teacher_stage import prepare
 
     if num_threads < 1:
         raise ConfigError(f"--cpus-per-worker must be at least 1, got {num_threads}.")
@@ -37,6 +38,7 @@ def train_command(
     path = find_experiment(name)
     experiment = load_experiment(path, assignments, imports)
     directory = output or Path("runs") / experiment.name
+    prepare(experiment, tell)
     train = _train_here if experiment.training.num_workers == 1 else _train_on_workers
     state, reason = train(experiment, directory, chosen, num_threads, search_paths(Document({}, str(path))))
     write_tables(directory)

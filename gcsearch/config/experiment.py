@@ -17,12 +17,13 @@ from gcsearch.config.documents import Document, read_document
 from gcsearch.config.imports import import_modules
 from gcsearch.data import Dataset
 from gcsearch.errors import ConfigError, FieldError, suggestion
+from gcsearch.files import default_cache_dir
 from gcsearch.metrics import Extractor, Metric, ModelMetric, SampleMetric, extractors
 from gcsearch.metrics.fid import FID
 from gcsearch.metrics.kid import KID
 from gcsearch.metrics.scoring import check_metric
 from gcsearch.registry import files_of, spec
-from gcsearch.science.couplings import Coupling, Generator
+from gcsearch.science.couplings import Coupling, Generator, Independent
 from gcsearch.science.distances import Distance, PseudoHuber
 from gcsearch.science.ema import EMA, PowerWarmup
 from gcsearch.science.networks import Network
@@ -30,11 +31,13 @@ from gcsearch.science.networks.base import initialize, seeded
 from gcsearch.science.networks.unet import UNet
 from gcsearch.science.objectives import Objective, Recipe
 from gcsearch.science.objectives.consistency import Consistency
+from gcsearch.science.objectives.denoising import Denoising
 from gcsearch.science.optimizers import Lion, Optimizer
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Process, VarianceExploding
-from gcsearch.science.samplers import Multistep, OneStep, Sampler
+from gcsearch.science.samplers import Heun, Multistep, OneStep, Sampler
 from gcsearch.science.schedules import Fixed, InverseGap, Levels, Lognormal, Timesteps, Weighting
+from gcsearch.science.teachers import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +220,14 @@ class Experiment:
                 "evaluation.every_images",
                 f"must be at most training.num_images = {self.training.num_images}, got {self.evaluation.every_images}",
             )
+        try:
+            self.objective.check(self.recipe)
+        except ValueError as error:
+            raise FieldError("objective", f"'{self.objective.name}' {error}") from None
+        try:
+            _ = self.teacher_stage
+        except ValueError as error:
+            raise FieldError("objective.teacher", str(error)) from None
         evaluation, process = self.evaluation, self.process
         try:
             grid = process.grid(2)
@@ -270,7 +281,51 @@ class Experiment:
 
     def files(self) -> dict[str, Path]:
         """Files outside the package that the training reads: see `gcsearch.registry.Component.files`."""
-        return files_of(self) | files_of(self.extractor)
+        stage = self.teacher_stage
+        teacher = {} if stage is None else {stage.model_name: stage.model_path}
+        return files_of(self) | files_of(self.extractor) | teacher
+
+    @property
+    def teacher_stage(self) -> Experiment | None:
+        """The training of the objective's teacher, if that is a stage of its own: see `Trained`."""
+        teacher = self.objective.teacher
+        if not isinstance(teacher, Trained):
+            return None
+        return Experiment(
+            name="teacher",
+            imports=self.imports,
+            seed=teacher.seed,
+            data=self.data,
+            network=teacher.network or self.network,
+            process=self.process,
+            levels=teacher.levels,
+            coupling=Independent(),
+            objective=Denoising(),
+            optimizer=teacher.optimizer,
+            ema=teacher.ema,
+            training=Training(
+                num_images=teacher.num_images,
+                batch_size=teacher.batch_size,
+                precision=teacher.precision,
+                compile=teacher.compile,
+            ),
+            evaluation=Evaluation(
+                every_images=teacher.num_images,
+                metrics=(FID(),),
+                sampler=Heun(),
+                extractor=self.evaluation.extractor,
+            ),
+        )
+
+    @property
+    def model_name(self) -> str:
+        """Name of the weights of this training as a teacher."""
+        return f"teacher {self.fingerprint[:16]}"
+
+    @property
+    def model_path(self) -> Path:
+        """Where these weights are kept on this machine."""
+        return default_cache_dir() / "teachers" / self.fingerprint[:16] / "model.safetensors"
 
     @property
     def recipe(self) -> Recipe:

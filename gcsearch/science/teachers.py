@@ -8,11 +8,16 @@ dataclass below with `@teachers.register("name")`.
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from gcsearch.files import model_file
 from gcsearch.registry import Component, Registry
+from gcsearch.science.ema import EMA, PowerWarmup
+from gcsearch.science.networks import Network
+from gcsearch.science.optimizers import Adam, Optimizer
+from gcsearch.science.schedules import Levels, Lognormal
 
 
 class Teacher(Component, ABC):
@@ -42,3 +47,47 @@ class TrainedBefore(Teacher):
 
     def files(self) -> dict[str, Path]:
         return {self.path: model_file(Path(self.path))}
+
+
+@teachers.register("trained")
+@dataclass(frozen=True, kw_only=True)
+class Trained(Teacher):
+    """A denoiser that is trained for the purpose, once, before the trainings that need it.
+
+    It is a training of its own with the objective ``denoising`` and independent coupling, on the experiment's data and
+    process; the fields below say the rest. Its averaged weights are kept in the cache under the fingerprint of that
+    training, so that all trials of a study, and whoever asks for the same again, use one teacher. A field of it that a
+    search varies, or a network or process that it takes from an experiment in which they vary, makes a teacher each.
+
+    Attributes:
+        num_images: Images of its training.
+        batch_size: Images per step.
+        network: Its network; null takes the experiment's, as a student needs that starts with its weights.
+        levels: Proposal of its noise levels.
+        optimizer: Its optimizer.
+        ema: Average of its weights.
+        seed: Seed of its training, which the seeds of students do not change.
+        precision: Arithmetic inside the network.
+        compile: Compile the network with torch.compile.
+
+    Source: EDM section 5 for the proposal (mean -1.2, standard deviation 1.2 of ln sigma) and Adam.
+    """
+
+    num_images: int = 512_000
+    batch_size: int = 128
+    network: Network | None = None
+    levels: Levels = field(default_factory=lambda: Lognormal(mean=-1.2, std=1.2))
+    optimizer: Optimizer = field(default_factory=Adam)
+    ema: EMA = field(default_factory=PowerWarmup)
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size > self.num_images:
+            raise ValueError(f"batch_size must be at most num_images = {self.num_images}, got {self.batch_size}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")

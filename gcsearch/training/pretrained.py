@@ -20,7 +20,7 @@ from gcsearch.registry import spec
 from gcsearch.science.couplings import Generator
 from gcsearch.science.objectives.denoising import Denoising
 from gcsearch.science.preconditioning import ConsistencyFunction
-from gcsearch.science.teachers import Teacher, TrainedBefore
+from gcsearch.science.teachers import TrainedBefore
 from gcsearch.training.checkpoint import load_checkpoint
 
 
@@ -53,20 +53,27 @@ def load_frozen(experiment: Experiment) -> Pretrained | None:
     return load_pretrained(coupling.checkpoint, experiment, "a frozen predictor")
 
 
-def load_teacher(experiment: Experiment) -> Pretrained | None:
+def load_teacher(experiment: Experiment, *, may_be_untrained: bool = False) -> Pretrained | None:
     """The teacher that the objective of `experiment` asks for, if it does.
+
+    Args:
+        experiment: The training that uses it.
+        may_be_untrained: Whether a teacher that has yet to be trained may have random weights instead.
 
     Raises:
         CheckpointError: It cannot be read, is no denoiser, or its data have another shape or its process is another
             one.
     """
-    teacher = experiment.objective.teacher
-    return None if teacher is None else _trained(teacher, experiment)
+    teacher, stage = experiment.objective.teacher, experiment.teacher_stage
+    if stage is not None:
+        path = supplied(stage.model_name) or stage.model_path
+        if may_be_untrained and not path.is_file():
+            return Pretrained(experiment=stage, network=stage.new_network(seed=0).requires_grad_(False))
+        return load_pretrained(str(path), experiment, "a teacher")
+    return _trained_before(teacher, experiment) if isinstance(teacher, TrainedBefore) else None
 
 
-def _trained(teacher: Teacher, experiment: Experiment) -> Pretrained:
-    if not isinstance(teacher, TrainedBefore):
-        raise TypeError(f"no reader for the teacher {type(teacher).__name__}")
+def _trained_before(teacher: TrainedBefore, experiment: Experiment) -> Pretrained:
     found = load_pretrained(teacher.path, experiment, "a teacher")
     if not isinstance(found.experiment.objective, Denoising):
         raise CheckpointError(
@@ -87,8 +94,8 @@ def start_from(network: nn.Module, teacher: nn.Module) -> None:
         network.load_state_dict(own | teacher.state_dict())
     except RuntimeError:
         raise CheckpointError(
-            "objective.starts_from_teacher: the network must be the teacher's, got one with other weights. Give both "
-            "the same network, or set starts_from_teacher to false."
+            "objective.teacher: must have the network of the experiment, whose training starts with its weights, got "
+            "another one. Give both the same network."
         ) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gcsearch.errors import ConfigError, StudyError, disk_full, is_disk_full
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, Event, LedgerWriter, StudyState, TrialRecord, read_events
 from gcsearch.provenance import provenance
+from gcsearch.training.teacher_stage import TEACHER, TrainedTeacher, prepare
 from gcsearch.training.trainer import Outcome, Result, Trainer
 
 TRIAL = "0000"
@@ -29,12 +31,19 @@ class TrainingRecord:
         directory: The folder.
         ledger: Open writer of its ledger.
         on_event: Told of every event, those of earlier runs first.
+        teacher: What is on record of the experiment's teacher, if one was trained for it.
     """
 
     def __init__(
-        self, experiment: Experiment, directory: Path, ledger: LedgerWriter, on_event: Callable[[Event], None]
+        self,
+        experiment: Experiment,
+        directory: Path,
+        ledger: LedgerWriter,
+        on_event: Callable[[Event], None],
+        teacher: TrainedTeacher | None = None,
     ) -> None:
         self.experiment = experiment
+        self.teacher = teacher
         self.directory = directory
         self.ledger = ledger
         self.on_event = on_event
@@ -61,6 +70,8 @@ class TrainingRecord:
             trials=1,
             provenance=provenance(experiment=experiment.seed, evaluation=experiment.evaluation.seed),
         )
+        if self.teacher is not None:
+            self.write(TEACHER, **asdict(self.teacher))
         write_text(self.directory / "config.yaml", dump_yaml(experiment.to_dict()))
         return self.start()
 
@@ -129,11 +140,12 @@ def run_training(
     Raises:
         StudyError: The disk is full.
         WeightsError: Published weights that the experiment needs cannot be had. Nothing was written.
+        TeacherError: The training of its teacher diverged. Nothing was written.
     """
-    experiment.prepare()
     torch.set_num_threads(num_threads)
+    teacher = prepare(experiment)
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
-        record = TrainingRecord(experiment, directory, ledger, on_event)
+        record = TrainingRecord(experiment, directory, ledger, on_event, teacher)
 
         def report(result: Result) -> None:
             record.result(result.images, result.metrics, result.identities)

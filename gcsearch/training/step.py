@@ -70,6 +70,7 @@ class Learner:
         experiment: The recipe.
         device: Where to train.
         group: The processes that share every batch; this one alone by default.
+        may_be_untrained: Whether a teacher that has yet to be trained may have random weights: to measure times.
 
     Attributes:
         network: Online network.
@@ -91,14 +92,21 @@ class Learner:
         WeightsError: The distance needs published weights, and they cannot be had.
     """
 
-    def __init__(self, experiment: Experiment, device: torch.device, group: Group | None = None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        device: torch.device,
+        group: Group | None = None,
+        *,
+        may_be_untrained: bool = False,
+    ) -> None:
         experiment.distance.prepare()
         self.experiment = experiment
         self.group = Group() if group is None else group
         self.recipe = experiment.recipe
         seed = derive_seed(experiment.seed, "initialization")
         self.network = experiment.new_network(seed).to(device)
-        teacher, objective = load_teacher(experiment), experiment.objective
+        teacher, objective = load_teacher(experiment, may_be_untrained=may_be_untrained), experiment.objective
         if teacher is not None and objective.starts_from_teacher:
             start_from(self.network, teacher.network)
         self.average = copy.deepcopy(self.network).requires_grad_(False)

@@ -14,6 +14,7 @@ from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.registry import spec
 from gcsearch.statistics import Margin
+from gcsearch.training.teacher_stage import Tell, TrainedTeacher, prepare_all
 from gcsearch.tuning.designs import Arm, Design, Layout, lay_out
 from gcsearch.tuning.reading import read_base, read_name, read_resources
 from gcsearch.tuning.settings import Objective, Resources
@@ -105,14 +106,20 @@ class AblationSpec:
         """The recipe of an arm, on a seed."""
         return replace(Experiment.from_document(self.base.with_values(dict(arm.values))), seed=seed)
 
-    def prepare(self) -> None:
-        """Fetch what trainings need beyond their recipes, before the first of them starts.
+    def prepare(self, tell: Tell = lambda _: None) -> list[TrainedTeacher]:
+        """Fetch what trainings need beyond their recipes, and train their teachers, before the first of them starts.
+
+        Args:
+            tell: Told in a line what takes long.
+
+        Returns:
+            What is on record of each teacher.
 
         Raises:
             WeightsError: Published weights that a training needs cannot be had.
+            TeacherError: The training of a teacher diverged.
         """
-        for arm in self.arms:
-            self.experiment_of(arm, self.seeds[0]).prepare()
+        return prepare_all([self.experiment_of(arm, self.seeds[0]) for arm in self.arms], tell)
 
     def identity(self) -> dict[str, Any]:
         """What may not change between two runs of an ablation."""

@@ -301,7 +301,7 @@ def measure(experiment: Experiment, device: torch.device) -> tuple[float, float]
     """
     training, data = experiment.training, experiment.data
     plain = replace(experiment, training=replace(training, compile=False))
-    learner = Learner(plain, device)
+    learner = Learner(plain, device, may_be_untrained=True)
 
     def step(at: int, batch_size: int) -> float:
         draws = draw_step(0, at, batch_size, data.draw_source, device)

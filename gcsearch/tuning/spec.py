@@ -11,6 +11,7 @@ from gcsearch.config import Document, Experiment, build, build_settings, read_do
 from gcsearch.config.documents import describe
 from gcsearch.errors import ConfigError, suggestion
 from gcsearch.registry import spec
+from gcsearch.training.teacher_stage import Tell, TrainedTeacher, prepare_all
 from gcsearch.tuning.engine import Engine
 from gcsearch.tuning.objectives import check_objectives
 from gcsearch.tuning.reading import read_base, read_name, read_resources
@@ -78,14 +79,21 @@ class StudySpec:
         """Experiment of a trial's parameters."""
         return Experiment.from_document(self.space.draw(FixedChooser(params), self.base)[1])
 
-    def prepare(self) -> None:
-        """Fetch what the trials need beyond their recipes, before the first of them starts.
+    def prepare(self, tell: Tell = lambda _: None) -> list[TrainedTeacher]:
+        """Fetch what the trials need beyond their recipes, and train their teachers, before the first of them starts.
+
+        Args:
+            tell: Told in a line what takes long.
+
+        Returns:
+            What is on record of each teacher.
 
         Raises:
             WeightsError: Published weights that a trial needs cannot be had.
+            TeacherError: The training of a teacher diverged.
         """
-        for values in self.space.variations(self.base):
-            self.experiment_of(values).prepare()
+        experiments = [self.experiment_of(values) for values in self.space.variations(self.base)]
+        return prepare_all(experiments, tell)
 
     def identity(self) -> dict[str, Any]:
         """What may not change between two runs of a study: experiment, space, objective, stopping rule."""

@@ -6,6 +6,7 @@ import difflib
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gcsearch.errors import StudyError
 from gcsearch.files import write_text
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, StudyState, read_events
 from gcsearch.provenance import environment, provenance
+from gcsearch.training.teacher_stage import TEACHER
 from gcsearch.tuning.ablation import AblationSpec
 from gcsearch.tuning.ablation_driver import AblationDriver
 from gcsearch.tuning.alike import check_nodes
@@ -106,7 +108,7 @@ def _run(
 ) -> StudyState:
     check_address(address)
     check_unchanged(study, directory)
-    study.prepare()
+    teachers = study.prepare()
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
         events = read_events(directory / LEDGER_NAME)
         for observer in observers:
@@ -121,6 +123,8 @@ def _run(
             **description(study),
             **driver.opening(),
         )
+        for teacher in teachers:
+            driver.write(TEACHER, **asdict(teacher))
         try:
             if driver.has_work():
                 with ray_cluster(address) as nodes:

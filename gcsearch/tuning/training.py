@@ -11,6 +11,7 @@ from gcsearch.errors import TrialFailed
 from gcsearch.ledger import LEDGER_NAME, Event, LedgerWriter, TrialRecord
 from gcsearch.training.checkpoint import load_own_checkpoint
 from gcsearch.training.session import TRIAL, TrainingRecord
+from gcsearch.training.teacher_stage import prepare
 from gcsearch.tuning.cluster import ray_cluster
 from gcsearch.tuning.settings import Resources
 
@@ -116,15 +117,18 @@ def train_on_workers(
         ConfigError: The processes do not fit into this machine.
         TrialFailed: The training raised, or its processes died too often.
         WeightsError: Published weights that the experiment needs cannot be had. Nothing was written.
+        TeacherError: The training of its teacher diverged. Nothing was written.
     """
-    experiment.prepare()
+    teacher = prepare(experiment)
     resources = Resources(
         workers=experiment.training.num_workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
     )
     with LedgerWriter(directory / LEDGER_NAME) as ledger:
         # A wrong one is said before Ray starts.
         load_own_checkpoint(directory / "checkpoints" / "latest.pt", experiment)
-        training = OneTraining(TrainingRecord(experiment, directory, ledger, on_event), max_failures, on_progress)
+        training = OneTraining(
+            TrainingRecord(experiment, directory, ledger, on_event, teacher), max_failures, on_progress
+        )
         try:
             with ray_cluster(None) as nodes:
                 from gcsearch.tuning.execution import run_trials  # imports Ray, which `ray_cluster` has set up

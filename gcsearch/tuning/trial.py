@@ -27,6 +27,7 @@ from gcsearch.errors import disk_full, is_disk_full
 from gcsearch.files import supply
 from gcsearch.training import Result, Trainer
 from gcsearch.training.distributed import Group, TorchGroup, WorkerLost
+from gcsearch.training.teacher_stage import teacher_file
 from gcsearch.tuning.alike import check_here
 from gcsearch.tuning.cluster import PLACE_TIMEOUT_S, QUIET, worker_bundle
 from gcsearch.tuning.shipping import unpack
@@ -68,6 +69,8 @@ def _train(config: dict[str, Any], send: Callable[..., None], device: Any, group
     torch.set_num_threads(config["cpus"])
     experiment = Experiment.from_dict(config["experiment"], source=f"trial {config['trial']}")
     supply(unpack(config["files"], experiment, ray.get))
+    if (stage := experiment.teacher_stage) is not None:
+        teacher_file(stage)  # the driver has trained all that it could foresee
 
     usage: dict[str, Any] = {}
 

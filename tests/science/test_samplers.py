@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from gcsearch.science.oracles import ExactConsistency
+from gcsearch.registry import registries
+from gcsearch.science.oracles import ExactConsistency, GaussianMixture, MixtureFlow
+from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Bridge, VarianceExploding
-from gcsearch.science.samplers import Multistep, OneStep
+from gcsearch.science.samplers import Heun, Multistep, OneStep
 
 MEAN = torch.tensor([0.3, -0.8], dtype=torch.float64)
 PROCESSES = [VarianceExploding(), Bridge(), VarianceExploding(sigma_min=0.1, sigma_max=20.0)]
@@ -118,3 +121,39 @@ def test_function_is_called_at_sigma_max_and_then_at_the_levels():
 def test_meaningless_levels_are_rejected(levels, message):
     with pytest.raises(ValueError, match=message):
         Multistep(levels=levels)
+
+
+# Heun's method ----------------------------------------------------------------------------------------------------
+
+
+class Denoiser(ConsistencyFunction):
+    """The exact mean of Gaussian data at every state, as a trained denoiser would be."""
+
+    def __init__(self, process, mean, std):
+        super().__init__(torch.nn.Identity(), process)
+        self.flow = MixtureFlow(process=process, data=GaussianMixture(means=mean[None], std=std))
+
+    def __call__(self, noisy, sigma, dropout_seed=None):
+        return self.flow.denoised(noisy, sigma)
+
+
+@pytest.mark.parametrize("name", sorted(registries["process"]))
+def test_heun_follows_the_flow_to_its_end_with_second_order(name):
+    process, mean = registries["process"][name](), torch.tensor([0.5, -0.3], dtype=torch.float64)
+    noise = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = ExactConsistency(process, mean, 0.4)
+    start = process.initial_state(noise)
+    expected = exact(start, torch.full((16,), process.sigma_max, dtype=torch.float64))
+    errors = []
+    for num_levels in (33, 65, 129):
+        samples = Heun(num_levels=num_levels)(Denoiser(process, mean, 0.4), lambda stage: noise)
+        errors.append(float((samples - expected).abs().max()))
+    ratios = [first / second for first, second in itertools.pairwise(errors)]
+    assert ratios == pytest.approx([4, 4], rel=0.25)
+    assert errors[-1] < 1e-3
+
+
+def test_heun_counts_two_evaluations_a_step_and_refuses_a_single_level():
+    assert Heun().num_evaluations == 34
+    with pytest.raises(ValueError, match="num_levels must be at least 2, got 1"):
+        Heun(num_levels=1)

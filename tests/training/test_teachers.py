@@ -59,9 +59,9 @@ def test_teacher_has_the_averaged_weights_and_the_student_starts_with_them(tiny,
 
 def test_student_may_start_afresh_with_a_network_of_its_own(tiny, denoiser):
     path = denoiser(network={"width": 24})
-    afresh = Learner(tiny(objective=distilled(path, starts_from_teacher=False)), CPU)
+    afresh = Learner(tiny(objective=distilled(path, start="random")), CPU)
     torch.testing.assert_close(afresh.network.state_dict(), Learner(tiny(), CPU).network.state_dict(), rtol=0, atol=0)
-    with pytest.raises(CheckpointError, match=r"objective\.starts_from_teacher: the network must be the teacher's"):
+    with pytest.raises(CheckpointError, match=r"objective\.teacher: must have the network of the experiment"):
         Learner(tiny(objective=distilled(path)), CPU)
 
 

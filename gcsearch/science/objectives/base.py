@@ -90,18 +90,29 @@ class Objective(Component, ABC):
     Attributes:
         needs_process: Name of the only process it is defined for; None if any will do.
         teacher: Where the weights of `Models.teacher` come from; None for an objective without one.
-        starts_from_teacher: Whether the student starts with the teacher's weights, not with random ones.
     """
 
     needs_process: ClassVar[str | None] = None
 
     teacher: Teacher | None = None
-    starts_from_teacher: bool = False
+
+    @property
+    def starts_from_teacher(self) -> bool:
+        """Whether the student starts with the teacher's weights, not with random ones."""
+        return False
 
     @property
     def keeps_target(self) -> bool:
         """Whether the objective needs `Models.target`, an average of the student's weights of its own."""
         return False
+
+    def check(self, recipe: Recipe) -> None:
+        """Nothing, if the objective can be trained with the other choices of a recipe.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        del recipe
 
     def target_decay(self, recipe: Recipe, step: int, num_steps: int) -> float:
         """Weight of the old average, in [0, 1), in the update of `Models.target` after step `step` (0-based).

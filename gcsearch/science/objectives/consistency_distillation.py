@@ -20,7 +20,7 @@ from gcsearch.science.objectives.base import (
 )
 from gcsearch.science.randomness import StepDraws
 from gcsearch.science.shapes import Batch
-from gcsearch.science.teachers import Teacher, TrainedBefore
+from gcsearch.science.teachers import Teacher, Trained
 
 
 @objectives.register("consistency_distillation")
@@ -38,21 +38,25 @@ class ConsistencyDistillation(Objective):
     Attributes:
         teacher: Trained denoiser; see `gcsearch.science.teachers`.
         solver: ``euler`` asks the teacher once per example, ``heun`` twice, with an error of one order higher.
-        starts_from_teacher: Start the student with the teacher's weights; both need the same network.
+        start: Weights of the student: ``teacher``, for which both need the same network, or ``random``.
         target_ema: Decay per step of the averaged weights that give the target, in [0, 1); 0 takes the current ones.
 
     Source: CM Algorithm 2 and Eq. 7; Heun's step as in its code. CM's runs have N = 18 with LPIPS on CIFAR-10, and
     N = 40 with an average of decay 0.95 on larger images.
     """
 
-    teacher: Teacher = field(default_factory=TrainedBefore)
+    teacher: Teacher = field(default_factory=Trained)
     solver: Literal["euler", "heun"] = "heun"
-    starts_from_teacher: bool = True
+    start: Literal["teacher", "random"] = "teacher"
     target_ema: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.target_ema < 1:
             raise ValueError(f"target_ema must be in [0, 1), got {self.target_ema}")
+
+    @property
+    def starts_from_teacher(self) -> bool:
+        return self.start == "teacher"
 
     @property
     def keeps_target(self) -> bool:
