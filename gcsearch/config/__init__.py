@@ -6,7 +6,8 @@ the way back. Errors name file, line, field, rule and value.
 
 from gcsearch.config.build import build, build_settings
 from gcsearch.config.documents import Document, parse_assignment, read_document
-from gcsearch.config.experiment import Evaluation, Experiment, Training, find_experiment, load_experiment
+from gcsearch.config.experiment import Evaluation, Experiment, Training
+from gcsearch.config.reading import find_experiment, load_experiment
 
 __all__ = [
     "Document",

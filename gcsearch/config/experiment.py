@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +12,10 @@ from typing import Any, Literal
 from torch import nn
 
 from gcsearch.config.build import build, build_settings
-from gcsearch.config.documents import Document, read_document
+from gcsearch.config.documents import Document
 from gcsearch.config.imports import import_modules
 from gcsearch.data import Dataset
-from gcsearch.errors import ConfigError, FieldError, suggestion
+from gcsearch.errors import FieldError, suggestion
 from gcsearch.files import default_cache_dir
 from gcsearch.metrics import Extractor, Metric, ModelMetric, SampleMetric, extractors
 from gcsearch.metrics.fid import FID
@@ -376,30 +375,3 @@ def _digest(data: dict[str, Any]) -> str:
     data = data | {"training": training}
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def find_experiment(name: str, beside: Path | None = None) -> Path:
-    """Path of an experiment given as a path or as the name of a file in an `experiments` folder.
-
-    Args:
-        name: ``digits`` or ``path/to/file.yaml``.
-        beside: File that mentions it; an `experiments` folder next to that file's folder is looked into first.
-    """
-    direct = Path(name)
-    if direct.suffix in (".yaml", ".yml") or direct.is_file():
-        if beside and not direct.is_absolute() and not direct.is_file() and (beside.parent / direct).is_file():
-            return beside.parent / direct
-        return direct
-    folders = ([beside.parent / "experiments", beside.parent.parent / "experiments"] if beside else []) + [
-        Path("experiments")
-    ]
-    for folder in folders:
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    known = {path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")}
-    raise ConfigError(f"experiment '{name}': no file {name}.yaml in an experiments folder. {suggestion(name, known)}")
-
-
-def load_experiment(path: Path | str, assignments: Sequence[str] = (), imports: Sequence[str] = ()) -> Experiment:
-    """Experiment from a file, with ``key=value`` overrides applied and modules added to its `imports`."""
-    return Experiment.from_document(read_document(Path(path)).with_assignments(assignments).with_imports(imports))
