@@ -11,8 +11,8 @@ from typing import Any
 def memory_kills_as_losses() -> Iterator[None]:
     """Within, a trial whose process Ray's memory monitor ends is lost, like one whose process was killed.
 
-    Ray tells it as an OutOfMemoryError, which is no RayActorError, and Tune (seen in 2.60) ends the whole run, the other
-    trials with it, at an error of another kind than that. There is no setting for it, so Tune's own handler is wrapped.
+    Ray tells it as an OutOfMemoryError, which is no RayActorError, and an error of another kind than that ends Tune's
+    whole run, the other trials with it (seen in Ray 2.60). There is no setting for it, so Tune's handler is wrapped.
     """
     from ray.air.execution._internal.actor_manager import RayActorManager
     from ray.exceptions import OutOfMemoryError, RayActorError

@@ -249,8 +249,8 @@ def test_a_reason_says_what_to_do_about_memory():
         error_msg="1 worker(s) were killed due to the node running low on memory.\nObject store: [..]"
     )
     assert why_lost(monitor) == (
-        f"its process was ended because its machine ran out of memory. {advice}. RayActorError: 1 worker(s) were killed "
-        "due to the node running low on memory."
+        f"its process was ended because its machine ran out of memory. {advice}. RayActorError: 1 worker(s) were "
+        "killed due to the node running low on memory."
     )
     killed = RayActorError(error_msg="potential root causes. (1) The process is killed by SIGKILL by OOM killer due to")
     assert why_lost(killed).startswith(
