@@ -7,6 +7,7 @@ the short names ``mu``, ``lr``, ``timesteps``, and the whole configuration under
 from __future__ import annotations
 
 import json
+import math
 import posixpath
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -86,10 +87,16 @@ def run_name(trial: str, kind: str, params: Mapping[str, Any], seed: int) -> str
 
 
 def number(value: Any, *, digits: int) -> str:
-    """A value as text; floats are rounded, ``1.2e-4`` rather than ``1.2e-04``."""
+    """A value as text; floats are rounded, ``1.2e-4`` rather than ``1.2e-04``.
+
+    Just below 1 the difference from 1 is rounded instead: a decay of 0.999 is not 1.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, float):
+        rest = 1 - abs(value)
+        if 0 < rest < 0.1:
+            return f"{value:.{digits - 1 - math.floor(math.log10(rest))}f}".rstrip("0")
         # %g would write 1.9e-4 as 0.00019.
         text = f"{value:.{digits - 1}e}" if 0 < abs(value) < 1e-3 else f"{value:.{digits}g}"
         return re.sub(r"(\.\d*?)0*e", r"\1e", re.sub(r"e([+-])0+(?=\d)", r"e\1", text)).replace(".e", "e")

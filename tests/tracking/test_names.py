@@ -1,6 +1,6 @@
 import pytest
 
-from gcsearch.tracking.names import color, config_params, legal_key, run_name, short_names, varied_params
+from gcsearch.tracking.names import color, config_params, legal_key, number, run_name, short_names, varied_params
 
 
 def test_short_names_are_last_parts_unless_two_are_equal() -> None:
@@ -47,3 +47,25 @@ def test_run_names_are_short() -> None:
 def test_first_colors_differ() -> None:
     assert len({color(f"{number:04d}") for number in range(24)}) == 24
     assert color("0024") == color("0000")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.12345, "0.12"),
+        (1.9e-4, "1.9e-4"),
+        (0.02, "0.02"),
+        (0.89, "0.89"),
+        (0.95, "0.95"),
+        (0.999, "0.999"),
+        (0.9999, "0.9999"),
+        (-0.99, "-0.99"),
+        (1.0, "1"),
+        (12.345, "12"),
+        (3e5, "3e+5"),
+        (True, "true"),
+        ("lion", "lion"),
+    ],
+)
+def test_numbers_are_short_and_a_decay_is_not_rounded_to_one(value, text):
+    assert number(value, digits=2) == text
