@@ -29,6 +29,7 @@ from gcsearch.metrics.kid import KID
 from gcsearch.metrics.parallel import evaluate_in_processes, extract_in_processes
 from gcsearch.metrics.reference import ReferenceFeatures, reference_features
 from gcsearch.metrics.scoring import Scorer, check_metric
+from gcsearch.science.preconditioning import ConsistencyFunction
 
 DEFAULT_METRICS = (FID(), KID())
 """Of a folder; a model is scored by its experiment's."""
@@ -107,13 +108,15 @@ def evaluate(request: Request, on_stage: Callable[[str], None] = lambda _: None)
     Raises:
         GCSearchError: The request means nothing, or something it names is missing or damaged.
     """
-    _check(request)
+    check_request(request)
     if request.device == "cpu":
         torch.set_num_threads(1)
-    is_export = (request.path / RECIPE).is_file() or (request.path / WEIGHTS).is_file()
-    if request.path.is_dir() and not is_export:
-        return _evaluate_images(request, on_stage)
-    return _evaluate_model(request, on_stage)
+    return (_evaluate_images if holds_images(request.path) else _evaluate_model)(request, on_stage)
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a path is a folder that is no export."""
+    return path.is_dir() and not ((path / RECIPE).is_file() or (path / WEIGHTS).is_file())
 
 
 @contextmanager
@@ -127,7 +130,8 @@ def _mistakes_in(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path}: {error}.") from None
 
 
-def _check(request: Request) -> None:
+def check_request(request: Request) -> None:
+    """Nothing, if numbers and path can be used at all."""
     if not request.path.exists():
         raise ConfigError(f"{request.path}: there is no such folder or file. Name an export, a checkpoint, or images.")
     if request.num_workers < 1:
@@ -136,7 +140,10 @@ def _check(request: Request) -> None:
         raise ConfigError(f"--bootstrap must be 0 (none) or at least 2, got {request.num_resamples}.")
 
 
-def _evaluate_model(request: Request, on_stage: Callable[[str], None]) -> Report:
+def load_protocol(
+    request: Request, on_stage: Callable[[str], None]
+) -> tuple[Experiment, ConsistencyFunction, Evaluator]:
+    """A model's recipe, its function on the device, and the protocol of its scores."""
     model = load_model(request.path)
     experiment = model.experiment
     evaluation = experiment.evaluation
@@ -162,11 +169,16 @@ def _evaluate_model(request: Request, on_stage: Callable[[str], None]) -> Report
             is_image=examples.is_image,
             device=request.device,
         )
+    return experiment, function, evaluator
+
+
+def _evaluate_model(request: Request, on_stage: Callable[[str], None]) -> Report:
+    _, function, evaluator = load_protocol(request, on_stage)
     on_stage(f"samples: {evaluator.num_samples:,}, {evaluator.sampler.num_evaluations} network evaluation(s) each")
     result = evaluate_in_processes(evaluator, function, request.num_workers)
     return _report(
         request,
-        scorer,
+        evaluator.scorer,
         kind="model",
         seed=evaluator.seed,
         features=result.features,

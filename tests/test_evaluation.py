@@ -256,3 +256,42 @@ def test_a_damaged_checkpoint_exits_with_2(tmp_path):
     code, _, errors = gcsearch("evaluate", str(tmp_path / "x.pt"))
     assert code == 2
     assert "is not a readable checkpoint" in errors
+
+
+# The level of a second step ---------------------------------------------------------------------------------------
+
+
+def test_level_search_finds_the_best_of_its_levels_and_confirms_it_on_fresh_latents(checkpoint):
+    code, output, errors = gcsearch("evaluate", str(checkpoint), "--search-level", "--num", "200", "--json")
+    assert code == 0, errors
+    found = json.loads(output)
+    levels, scores = zip(*found["found"], strict=True)
+    assert len(levels) == 12
+    assert list(levels) == sorted(levels)
+    assert found["best"] == levels[scores.index(min(scores))]
+    assert (found["key"], found["num_samples"], found["seed"]) == ("fid", 200, 5)
+    # The same numbers by the sampler itself: at the best level with the next seed, and in one step.
+    fresh = Request(path=checkpoint, num=200, seed=6, num_resamples=0, metrics=["fid"])
+    assert found["one_step"] == evaluate(fresh).scores["fid"]
+    assert f"levels=[{found['best']:.4g}]" in found["identity"]
+
+
+def test_level_search_prints_a_table_and_the_line_for_the_experiment(checkpoint):
+    code, output, _ = gcsearch("evaluate", str(checkpoint), "--search-level", "--num", "100")
+    assert code == 0
+    assert "second level" in output
+    assert "further_samplers: [{name: multistep, levels: [" in output
+
+
+def test_level_search_of_images_or_with_steps_is_one_line(checkpoint, pngs):
+    for path, options, message in (
+        (pngs, ["--data", "digits"], "must be a model where a level is searched, but it is a folder of images."),
+        (
+            checkpoint,
+            ["--steps", "3"],
+            "--steps: must be left out where the level of a second step is searched, got 3.",
+        ),
+    ):
+        code, _, errors = gcsearch("evaluate", str(path), "--search-level", *options)
+        assert code == 2
+        assert message in " ".join(errors.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from gcsearch.cli.console import print_json, progress, results
 from gcsearch.evaluation import Report, Request, evaluate
+from gcsearch.level_search import LevelSearch, search_level
 from gcsearch.metrics.identity import SEPARATOR
 
 
@@ -27,6 +29,7 @@ def evaluate_command(
     seed: int | None,
     num_workers: int,
     device: str,
+    with_level_search: bool,
     as_json: bool,
 ) -> int:
     """Score a model or a folder of images. Exit code 1 if the model's output is not finite."""
@@ -45,7 +48,18 @@ def evaluate_command(
         num_workers=num_workers,
         device=chosen_device(device),
     )
-    report = evaluate(request, on_stage=lambda text: progress.print(text, style="dim", markup=False))
+
+    def on_stage(text: str) -> None:
+        progress.print(text, style="dim", markup=False)
+
+    if with_level_search:
+        found = search_level(request, on_stage)
+        if as_json:
+            print_json({"path": str(path), **asdict(found)})
+        else:
+            _print_levels(found)
+        return 0
+    report = evaluate(request, on_stage)
     if as_json:
         print_json(report_json(path, report))
     else:
@@ -60,6 +74,21 @@ def evaluate_command(
         progress.print("The output of the network is not finite, so it has no score.", style="yellow")
         return 1
     return 0
+
+
+def _print_levels(found: LevelSearch) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for heading in ("second level", found.key):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for level, value in found.found:
+        table.add_row(f"{level:.4g}", f"{value:.5g}", style="bold" if level == found.best else "")
+    results.print(table)
+    results.print(
+        f"Best level: {found.best:.4g}. With fresh latents (seed {found.seed + 1}): {found.key} {found.fresh:.5g} in "
+        f"two steps, {found.one_step:.5g} in one. In an experiment:\n"
+        f"  evaluation: {{further_samplers: [{{name: multistep, levels: [{found.best:.4g}]}}]}}",
+        markup=False,
+    )
 
 
 def score_table(report: Report) -> Table:

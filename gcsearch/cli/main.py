@@ -218,6 +218,9 @@ def evaluate(
     seed: Annotated[Optional[int], typer.Option("--seed", min=0, help="Seed. Default: the evaluation's.")] = None,  # noqa: UP045
     workers: Annotated[int, typer.Option("--workers", help="Processes; the result does not depend on it.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    search_level: Annotated[
+        bool, typer.Option("--search-level", help="Search the level of a second step by the first metric instead.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Score a model, or a folder of anybody's images: FID, KID, inception score, precision and recall.
@@ -240,6 +243,7 @@ def evaluate(
         seed=seed,
         num_workers=workers,
         device=device,
+        with_level_search=search_level,
         as_json=json,
     )
     raise typer.Exit(code)
