@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gcsearch.science.dropout import seed_tensor
-from gcsearch.science.shapes import Batch, DropoutSeed, PerExample
+from gcsearch.science.shapes import Batch, Conditions, DropoutSeed, PerExample
 
 if TYPE_CHECKING:
     from gcsearch.science.process import Process
@@ -105,10 +105,38 @@ class ConsistencyFunction:
             f(noisy, sigma), in fp32, equal to `noisy` at sigma_min.
         """
         coefficients = self.process.preconditioning(sigma)
-        dropout = seed_tensor(dropout_seed, noisy.device) if isinstance(dropout_seed, int) else dropout_seed
-        scaled = per_example(coefficients.scale, noisy) * noisy
-        with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.network(scaled, coefficients.conditioning, dropout)
+        output = self.output(per_example(coefficients.scale, noisy) * noisy, coefficients.conditioning, dropout_seed)
         skip, out = per_example(coefficients.skip, noisy), per_example(coefficients.out, noisy)
-        estimate: Tensor = skip * noisy + out * output.to(noisy.dtype)
+        estimate: Tensor = skip * noisy + out * output
         return estimate
+
+    def output(self, scaled: Batch, conditioning: Conditions, dropout_seed: int | DropoutSeed | None = None) -> Batch:
+        """The network's own output F, in the dtype of its input.
+
+        Args:
+            scaled: Input of unit variance, c_in x.
+            conditioning: What the network is told, c_noise and further conditions if it takes any.
+            dropout_seed: As in a call.
+        """
+        dropout = seed_tensor(dropout_seed, scaled.device) if isinstance(dropout_seed, int) else dropout_seed
+        with torch.autocast(scaled.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            output: Tensor = self.network(scaled, conditioning, dropout)
+        return output.to(scaled.dtype)
+
+    def output_slope(
+        self, inputs: tuple[Batch, Conditions], slopes: tuple[Batch, Conditions], dropout_seed: int | DropoutSeed | None
+    ) -> tuple[Batch, Batch]:
+        """F and its derivative in the direction of `slopes`, by forward-mode differentiation; without gradient.
+
+        The cost is about that of two forwards.
+
+        Args:
+            inputs: Scaled state and conditions.
+            slopes: Their derivatives by the coordinate that is differentiated by.
+            dropout_seed: As in a call.
+        """
+        with torch.no_grad():
+            output, slope = torch.func.jvp(  # type: ignore[misc]  # three values only where `has_aux` asks for them
+                lambda scaled, conditioning: self.output(scaled, conditioning, dropout_seed), inputs, slopes
+            )
+        return output, slope

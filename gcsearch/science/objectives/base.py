@@ -11,6 +11,7 @@ from torch import nn
 from gcsearch.registry import Component, Registry
 from gcsearch.science.couplings import Coupling, EndPoints, Predictor, Unpaired
 from gcsearch.science.distances import Distance
+from gcsearch.science.flows import LearnedFlow
 from gcsearch.science.optimizers import Adam, Optimizer
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Process
@@ -212,6 +213,34 @@ def num_generated(recipe: Recipe, draws: StepDraws, batch_size: int, progress: f
     """How many of the `batch_size` examples of this share of a batch get a generated end point."""
     share = draws.share
     return share.of(recipe.coupling.num_generated(batch_size * share.count, progress))
+
+
+def check_slope(slope: str, teacher: Teacher | None, starts_from_teacher: bool) -> None:
+    """Reject a teacher that is missing, or that nothing uses, in an objective whose `slope` may be the teacher's."""
+    if slope == "teacher" and teacher is None:
+        raise ValueError("teacher must be given for slope: teacher")
+    if starts_from_teacher and teacher is None:
+        raise ValueError("starts_from_teacher must be false without a teacher")
+    if teacher is not None and slope != "teacher" and not starts_from_teacher:
+        raise ValueError("teacher must be null, or serve as the slope (slope: teacher) or the start, got neither")
+
+
+def flow_ends(models: Models, ends: EndPoints, noisy: Batch, sigma: PerExample, slope: str) -> EndPoints:
+    """End points whose path has the slope to follow at `noisy`: the pair, or what the teacher expects them to be.
+
+    Args:
+        models: Gives the teacher.
+        ends: The pair that `noisy` was made of.
+        noisy: State at `sigma`.
+        sigma: Level.
+        slope: ``data`` or ``teacher``.
+    """
+    if slope == "data":
+        return ends
+    if models.teacher is None:
+        raise TypeError("slope: teacher needs Models.teacher")
+    expected = LearnedFlow(models.teacher).expectation(noisy, sigma)
+    return EndPoints(data=expected.data, noise=expected.noise)
 
 
 def mean_loss(distance: PerExample, weight: PerExample) -> Scalar:
