@@ -27,6 +27,8 @@ RECIPES = {
     "unet-dropout": {
         "network": {"name": "unet", "channels": 8, "num_blocks": 1, "dropout": 0.2},
     },
+    "scm-weight-of-levels": {"process": {"name": "trig"}, "objective": "scm", "network": {"dropout": 0.2}},
+    "facm-two-conditions": {"process": {"name": "linear"}, "objective": {"name": "facm", "condition": "auxiliary"}},
     "batch-that-does-not-divide": {"training": {"batch_size": 37}},
     "points": {},
     "points-weight-decay": {"optimizer": {"name": "lion", "lr": 1e-2, "weight_decay": 0.1}, "distance": "l2"},
@@ -75,6 +77,12 @@ def assert_same_state(first, second):
     assert states[0].keys() == states[1].keys()
     assert len(states[0]) > 0
     torch.testing.assert_close(*states, rtol=0, atol=0)
+    assert (a.companion is None) == (b.companion is None)
+    if a.companion is not None:
+        torch.testing.assert_close(a.companion.state_dict(), b.companion.state_dict(), rtol=0, atol=0)
+        assert any(weight.any() for weight in a.companion.parameters())
+        states = a.companion_optimizer.state_dict()["state"], b.companion_optimizer.state_dict()["state"]
+        torch.testing.assert_close(*states, rtol=0, atol=0)
     for name in ("forward_units", "loss_sum", "grad_norm_sum", "window_steps"):
         assert first.counters[name] == second.counters[name]
 
