@@ -163,8 +163,8 @@ BASE = {"name": "x", "data": {"name": "gaussians_2m2m"}, "network": {"name": "ml
     [
         ({}, "process must be 'trig' for the objective 'scm', got 've'. Set process.name=trig"),
         ({"objective": {"name": "scm", "slope": "teacher"}}, "teacher must be given for slope: teacher"),
-        ({"objective": {"name": "scm", "starts_from_teacher": True}}, "must be false without a teacher"),
-        ({"objective": {"name": "scm", "teacher": "checkpoint"}}, "got neither"),
+        ({"objective": {"name": "scm", "start": "teacher"}}, "teacher must be given for start: teacher"),
+        ({"objective": {"name": "scm", "teacher": "checkpoint"}}, "set slope or start to teacher"),
         ({"objective": {"name": "scm", "warmup": 2}}, "warmup must be in [0, 1], got 2"),
         ({"objective": {"name": "scm", "c": 0}}, "c must be > 0, got 0"),
     ],

@@ -220,9 +220,9 @@ def check_slope(slope: str, teacher: Teacher | None, starts_from_teacher: bool) 
     if slope == "teacher" and teacher is None:
         raise ValueError("teacher must be given for slope: teacher")
     if starts_from_teacher and teacher is None:
-        raise ValueError("starts_from_teacher must be false without a teacher")
+        raise ValueError("teacher must be given for start: teacher")
     if teacher is not None and slope != "teacher" and not starts_from_teacher:
-        raise ValueError("teacher must be null, or serve as the slope (slope: teacher) or the start, got neither")
+        raise ValueError("teacher must be null, or be used: set slope or start to teacher")
 
 
 def flow_ends(models: Models, ends: EndPoints, noisy: Batch, sigma: PerExample, slope: str) -> EndPoints:

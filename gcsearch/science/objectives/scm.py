@@ -47,7 +47,7 @@ class ContinuousConsistency(Objective):
     Attributes:
         slope: ``data`` for sCT, ``teacher`` for sCD.
         teacher: Trained denoiser: the slope, or where the student starts, or both.
-        starts_from_teacher: Start the student with the teacher's weights; both need the same network.
+        start: Weights of the student: ``teacher``, for which both need the same network, or ``random``.
         normalization: ``rms``: g / (||g|| / sqrt(d) + c). ``l2``: g / (||g|| + c). ``clip``: entries cut off at -1, 1.
         c: Added to the norm, > 0; not used by ``clip``.
         warmup: Share of the training in which r grows, in [0, 1].
@@ -62,7 +62,7 @@ class ContinuousConsistency(Objective):
 
     slope: Literal["data", "teacher"] = "data"
     teacher: Teacher | None = None
-    starts_from_teacher: bool = False
+    start: Literal["random", "teacher"] = "random"
     normalization: Literal["rms", "l2", "clip"] = "rms"
     c: float = 0.1
     warmup: float = 0.1
@@ -77,6 +77,10 @@ class ContinuousConsistency(Objective):
             raise ValueError(f"warmup must be in [0, 1], got {self.warmup}")
         if not self.weight_lr > 0:
             raise ValueError(f"weight_lr must be > 0, got {self.weight_lr}")
+
+    @property
+    def starts_from_teacher(self) -> bool:
+        return self.start == "teacher"
 
     def companion(self, event_shape: tuple[int, ...]) -> nn.Module | None:
         del event_shape
