@@ -3,12 +3,16 @@
     python benchmarks/evaluation.py digits fashion_mnist --json evaluation.json
     python benchmarks/evaluation.py cifar10 --batch-size 4 --samples 1000
     python benchmarks/evaluation.py digits --train          # the share in a whole training, as the trainer counts it
+    python benchmarks/evaluation.py digits --memory         # the most memory of steps, and of an evaluation
 
 Rates of training, sampling and features are measured on a few images (random ones where the data are not prepared:
 pixels do not change the time) and multiplied by the recipe's numbers. Metrics are measured on random features in the
 recipe's numbers; where these are beyond --samples, on fewer, and multiplied by how the metric's work grows. Every
 evaluation scores two networks, the averaged and the online one. One thread; seconds are CPU time, or those of the clock
 on a GPU. Prints one table per experiment.
+
+Memory is measured in a fresh process: what it holds at most while it trains a few steps, and then while it samples,
+computes features and scores; on a CPU all of the process (Linux), on a GPU what torch has allocated there.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -56,6 +61,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10_000, help="most features that metrics are measured on")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--train", action="store_true", help="also run the whole training")
+    parser.add_argument("--memory", action="store_true", help="also measure the memory")
     parser.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
 
@@ -66,6 +72,10 @@ def main() -> None:
         result = Measurement(experiment, torch.device(arguments.device), arguments.batch_size, arguments.samples).run()
         if arguments.train:
             result["share_in_training"] = trained_share(experiment, arguments.device)
+        if arguments.memory:
+            told = name, arguments.device, arguments.batch_size, arguments.samples
+            with get_context("spawn").Pool(1) as pool:
+                result["peak_megabytes"] = pool.apply(peaks, told)
         show(result)
         results.append(result)
     if arguments.json:
@@ -188,6 +198,40 @@ class Measurement:
         return time.perf_counter()
 
 
+def peaks(name: str, device_name: str, batch_size: int | None, most: int) -> dict[str, float]:
+    """Most megabytes that this process has held: before the first step, in steps, in an evaluation."""
+    torch.set_num_threads(1)
+    device = torch.device(device_name)
+    experiment = load_experiment(find_experiment(name))
+    measured = Measurement(experiment, device, batch_size, most)
+    found = {"before": peak_megabytes(device)}
+    for _ in range(5):
+        measured.step()
+    found["steps"] = peak_megabytes(device)
+    with tempfile.TemporaryDirectory() as folder:
+        extractor = loadable(experiment.extractor, Path(folder))
+        features = extractor.load(device)
+    measured.sample()
+    num_features = features(measured.examples.values[: measured.sample_size].to(device)).shape[1]
+    num, num_real = (min(most, number) for number in (experiment.evaluation.num_samples, measured.num_real))
+    generated, real = torch.randn(num, num_features), torch.randn(num_real, num_features)
+    reference = ReferenceFeatures.of(real, "0" * 64, extractor)
+    for metric in experiment.evaluation.scores:
+        metric.compute(generated, reference)
+    return found | {"evaluation": peak_megabytes(device)}
+
+
+def peak_megabytes(device: torch.device) -> float:
+    """Most megabytes since the last call."""
+    if device.type == "cuda":
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return most / 1e6
+    status = Path("/proc/self/status").read_text()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    return float(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
+
 def examples_of(experiment: Experiment) -> tuple[Examples, int]:
     """The data or stand-ins for them, and their true number."""
     try:
@@ -226,6 +270,8 @@ def show(result: dict[str, Any]) -> None:
     for key, value in result["seconds_per_network"].items():
         print(f"| {key}, one network | {value:.3g} | {result['shares'][key]:.2%} |")
     print(f"| all evaluations | {result['evaluation_seconds']:.4g} | {result['share']:.1%} |")
+    for key, value in result.get("peak_megabytes", {}).items():
+        print(f"| most memory, {key} | {value:.0f} MB | |")
     if "share_in_training" in result:
         print(f"| in a whole training, by the clock | | {result['share_in_training']:.1%} |")
 

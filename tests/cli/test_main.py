@@ -39,6 +39,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("command", [["--help"], ["run", "--help"], ["data", "--help"]])
+def test_help_imports_nothing_beside_what_draws_it(tmp_path: Path, command: list[str]) -> None:
+    def packages(code: str) -> set[str]:
+        code += "\nprint('MODULES', *sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+        names = done.stdout.rpartition("MODULES")[2].split()
+        return {name if name.startswith("gcsearch") else name.partition(".")[0] for name in names}
+
+    ending = "\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    drawing = packages(
+        "import sys, typer, rich.logging\nmain = typer.Typer()\n@main.command()\ndef one(number: int = 1): pass\n"
+        "@main.command()\ndef two(): pass\nsys.argv = ['bare', 'one', '--help']" + ending
+    )
+    helping = packages(f"import sys\nsys.argv = ['gcsearch', *{command}]\nfrom gcsearch.cli.main import main" + ending)
+    more = helping - drawing - set(sys.stdlib_module_names)
+    # Commands are declared in these; what carries a command out is imported when it is called.
+    declared = {"main", "options", "console", "data_app", "search_app", "report"}
+    assert "gcsearch.cli.main" in more
+    assert more <= {"gcsearch", "gcsearch.cli", "gcsearch.errors", *(f"gcsearch.cli.{name}" for name in declared)}
+
+
 def test_help_names_every_command_and_gives_an_example(tmp_path: Path) -> None:
     text = gcsearch("--help", cwd=tmp_path).stdout
     names = "run plan train show replay export sample evaluate diagnose data import-config sync ui doctor"
