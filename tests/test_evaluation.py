@@ -276,6 +276,7 @@ def test_level_search_finds_the_best_of_its_levels_and_confirms_it_on_fresh_late
     assert f"levels=[{found['best']:.4g}]" in found["identity"]
 
 
+@pytest.mark.slow
 def test_level_search_prints_a_table_and_the_line_for_the_experiment(checkpoint):
     code, output, _ = gcsearch("evaluate", str(checkpoint), "--search-level", "--num", "100")
     assert code == 0

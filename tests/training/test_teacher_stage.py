@@ -86,6 +86,7 @@ def test_teacher_is_trained_once_and_is_its_own_training_to_the_last_bit(tiny, t
     torch.testing.assert_close(learner.network.state_dict(), expected, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_teachers_of_many_recipes_are_told_once_each(tiny, trainings):
     lines = []
     other = {**DISTILLED, "teacher": {**TEACHER, "seed": 1}}
@@ -99,6 +100,7 @@ def test_teachers_of_many_recipes_are_told_once_each(tiny, trainings):
     assert len(lines) == 4
 
 
+@pytest.mark.slow
 def test_of_two_that_want_a_teacher_one_trains_it(tiny, trainings):
     stage = tiny(objective=DISTILLED).teacher_stage
     lines, threads = [], [threading.Thread(target=lambda: teacher_file(stage, lines.append)) for _ in range(3)]
@@ -110,6 +112,7 @@ def test_of_two_that_want_a_teacher_one_trains_it(tiny, trainings):
     assert stage.model_path.is_file()
 
 
+@pytest.mark.slow
 def test_a_teacher_that_was_interrupted_goes_on_where_it_was(tiny, monkeypatch):
     experiment = tiny(objective=DISTILLED)
     stage, step = experiment.teacher_stage, Trainer.train_step
@@ -151,6 +154,7 @@ def test_a_cache_that_cannot_be_written_to_is_one_error(tiny, cache):
         prepare(tiny(objective=DISTILLED))
 
 
+@pytest.mark.slow
 def test_the_ledger_says_what_the_teacher_cost(tiny, tmp_path):
     experiment = tiny(objective=DISTILLED, training={"num_images": 320}, evaluation={"every_images": 320})
     events = []
@@ -182,6 +186,7 @@ def test_to_measure_times_an_untrained_teacher_will_do(tiny):
     assert learner.models.teacher is not None
 
 
+@pytest.mark.slow
 def test_teacher_of_another_network_cannot_start_the_student(tiny):
     teacher = {**TEACHER, "network": {"name": "mlp", "width": 24}}
     experiment = tiny(objective={**DISTILLED, "teacher": teacher})
@@ -206,6 +211,7 @@ def test_teachers_that_mean_nothing_are_refused(tiny, fields, message):
         tiny(objective={**DISTILLED, "teacher": {**TEACHER, **fields}})
 
 
+@pytest.mark.slow
 def test_record_is_plain_json_beside_the_weights(tiny):
     from safetensors import safe_open
 

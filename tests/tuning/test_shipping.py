@@ -16,6 +16,10 @@ from gcsearch.errors import DataError
 from gcsearch.files import supply
 from gcsearch.metrics.inception import InceptionExtractor
 from gcsearch.science.perceptual import load_weights
+from gcsearch.training import teacher_stage
+from gcsearch.training.step import Learner
+from gcsearch.training.teacher_stage import prepare as prepare_teacher
+from gcsearch.training.teacher_stage import teacher_file
 from gcsearch.tuning import shipping
 from gcsearch.tuning.shipping import Depot, unpack
 
@@ -157,3 +161,27 @@ def test_what_the_driver_lacks_is_left_to_the_others(experiment, driver):
     store = Store()
     assert Depot(store.put).manifest(experiment) == b""
     assert unpack(b"", experiment, store.get) == {}
+
+
+def test_a_teacher_trained_by_the_driver_is_not_trained_again_on_a_node(tmp_path, monkeypatch):
+    monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "driver"))
+    teacher = {"name": "trained", "num_images": 64, "batch_size": 32}
+    experiment = Experiment.from_dict(
+        {
+            "name": "tiny",
+            "data": "digits",
+            "network": {"name": "mlp", "width": 16},
+            "objective": {"name": "consistency_distillation", "teacher": teacher},
+        }
+    )
+    record, store = prepare_teacher(experiment), Store()
+    manifest = Depot(store.put).manifest(experiment)
+    stage = experiment.teacher_stage
+    content = stage.model_path.read_bytes()
+    shutil.rmtree(tmp_path / "driver")
+    monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "node"))
+    monkeypatch.setattr(teacher_stage, "_train", None)  # would fail if it were called
+    supply(unpack(manifest, experiment, store.get))
+    assert teacher_file(stage).read_bytes() == content
+    assert prepare_teacher(experiment) == record
+    assert Learner(experiment, torch.device("cpu")).teacher_sha256 is not None
