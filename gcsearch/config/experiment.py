@@ -34,7 +34,7 @@ from gcsearch.science.objectives.denoising import Denoising
 from gcsearch.science.optimizers import Lion, Optimizer
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Process, VarianceExploding
-from gcsearch.science.samplers import Heun, Multistep, OneStep, Sampler
+from gcsearch.science.samplers import Gamma, Heun, Multistep, OneStep, Sampler
 from gcsearch.science.schedules import Fixed, InverseGap, Levels, Lognormal, Timesteps, Weighting
 from gcsearch.science.teachers import Trained
 
@@ -208,6 +208,12 @@ class Experiment:
                 f"must be '{needed}' for the objective '{objective.name}', got '{self.process.name}'. Set "
                 f"process.name={needed}",
             )
+        if objective.needs_whole_batch and self.training.num_workers > 1:
+            raise FieldError(
+                "training.num_workers",
+                f"must be 1 for the objective '{objective.name}', whose loss needs the whole batch, got "
+                f"{self.training.num_workers}",
+            )
         if objective.num_conditions > self.network.max_conditions:
             raise FieldError(
                 "network",
@@ -240,7 +246,14 @@ class Experiment:
             )
         places = ("sampler", *(f"further_samplers.{index}" for index in range(len(evaluation.further_samplers))))
         for place, sampler in zip(places, evaluation.samplers.values(), strict=True):
-            if isinstance(sampler, Multistep) and not (
+            if sampler.needs_trajectory and objective.num_conditions < 2:
+                raise FieldError(
+                    f"evaluation.{place}",
+                    f"must not be '{sampler.name}' for the objective '{objective.name}': it asks for states between "
+                    "levels, which takes a network that is told two levels. Use the objective ctm, or the sampler "
+                    "multistep",
+                )
+            if isinstance(sampler, Multistep | Gamma) and not (
                 process.sigma_min < sampler.levels[-1] and sampler.levels[0] < process.sigma_max
             ):
                 raise FieldError(

@@ -255,9 +255,14 @@ class ExactConsistency(ConsistencyFunction):
 
     def __call__(self, noisy: Batch, sigma: PerExample, dropout_seed: int | DropoutSeed | None = None) -> Batch:
         """End of the flow through `noisy`; equal to `noisy` at sigma_min."""
+        return self.jump(noisy, sigma, torch.full_like(sigma, self.process.sigma_min), dropout_seed)
+
+    def jump(
+        self, noisy: Batch, sigma: PerExample, sigma_to: PerExample, dropout_seed: int | DropoutSeed | None = None
+    ) -> Batch:
+        """State at `sigma_to` of the flow through `noisy`: the same formula with other coefficients."""
         del dropout_seed
-        here = self.process.coefficients(sigma)
-        end = self.process.coefficients(torch.full_like(sigma, self.process.sigma_min))
+        here, end = self.process.coefficients(sigma), self.process.coefficients(sigma_to)
         kept = (_spread(end, self.std) / _spread(here, self.std)).sqrt()
         pulled = end.data - kept * here.data
         return per_example(kept, noisy) * noisy + per_example(pulled, noisy) * self.mean.to(noisy)

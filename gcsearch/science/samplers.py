@@ -9,6 +9,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -16,13 +17,20 @@ from gcsearch.registry import Component, Registry
 from gcsearch.science.flows import LearnedFlow, solver_step
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.shapes import Batch
+from gcsearch.science.trajectories import Trajectory
 
 StageNoise = Callable[[int], Batch]
 """Noise of a stage: 0 gives the latents, stage s the noise added before evaluation s + 1."""
 
 
 class Sampler(Component, ABC):
-    """A way to draw examples from a consistency function."""
+    """A way to draw examples from a consistency function.
+
+    Attributes:
+        needs_trajectory: Whether it asks for states between levels, which takes a network that is told two.
+    """
+
+    needs_trajectory: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -35,6 +43,16 @@ class Sampler(Component, ABC):
 
 
 samplers: Registry[Sampler] = Registry("sampler")
+
+
+def check_decreasing(levels: tuple[float, ...]) -> None:
+    """Reject levels of a sampler that mean nothing."""
+    if not levels:
+        raise ValueError("levels must not be empty. Use the sampler 'one_step' for a single evaluation")
+    if any(later >= earlier for earlier, later in itertools.pairwise(levels)):
+        raise ValueError(f"levels must be decreasing, got {list(levels)}")
+    if not levels[-1] > 0:
+        raise ValueError(f"levels must be > 0, got {list(levels)}")
 
 
 def _evaluate(function: ConsistencyFunction, state: Batch, sigma: float) -> Batch:
@@ -71,12 +89,7 @@ class Multistep(Sampler):
     clip: bool = True
 
     def __post_init__(self) -> None:
-        if not self.levels:
-            raise ValueError("levels must not be empty. Use the sampler 'one_step' for a single evaluation")
-        if any(later >= earlier for earlier, later in zip(self.levels, self.levels[1:], strict=False)):
-            raise ValueError(f"levels must be decreasing, got {list(self.levels)}")
-        if not self.levels[-1] > 0:
-            raise ValueError(f"levels must be > 0, got {list(self.levels)}")
+        check_decreasing(self.levels)
 
     @property
     def num_evaluations(self) -> int:
@@ -90,6 +103,49 @@ class Multistep(Sampler):
             sigma = torch.full(state.shape[:1], level, dtype=state.dtype, device=state.device)
             state = _evaluate(function, process.renoise(estimate, noise(stage), sigma), level)
         return state
+
+
+@samplers.register("gamma")
+@dataclass(frozen=True, kw_only=True)
+class Gamma(Sampler):
+    """CTM's sampler, between a solver of the flow (gamma = 0) and multistep consistency sampling (gamma = 1).
+
+    From t_n jump to s = sigma_min + sqrt(1 - gamma^2) (t_{n+1} - sigma_min), add the noise that is missing at t_{n+1};
+    the last jump goes to sigma_min. Nothing is clipped. Only for objectives whose network is told two levels (``ctm``).
+
+    Attributes:
+        levels: Levels t_n after the first, sigma_max, decreasing, inside (sigma_min, sigma_max).
+        gamma: Share of the noise that is fresh, in [0, 1].
+
+    Source: CTM (arXiv:2310.02279) Algorithm 3, with sigma_min as its code has it.
+    """
+
+    needs_trajectory: ClassVar[bool] = True
+
+    levels: tuple[float, ...] = (0.821,)
+    gamma: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_decreasing(self.levels)
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma must be in [0, 1], got {self.gamma}")
+
+    @property
+    def num_evaluations(self) -> int:
+        return 1 + len(self.levels)
+
+    def __call__(self, function: ConsistencyFunction, noise: StageNoise) -> Batch:
+        if not isinstance(function, Trajectory):
+            raise TypeError("the sampler 'gamma' needs a function that is told two levels")
+        process, state = function.process, function.process.initial_state(noise(0))
+        like = state.new_ones(len(state))
+        here = process.sigma_max * like
+        for stage, level in enumerate(self.levels, start=1):
+            there = process.sigma_min + (1 - self.gamma**2) ** 0.5 * (level - process.sigma_min)
+            state = function.jump(state, here, there * like)
+            state = process.renoise_from(state, noise(stage), there * like, level * like)
+            here = level * like
+        return function.jump(state, here, process.sigma_min * like)
 
 
 @samplers.register("heun")

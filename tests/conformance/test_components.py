@@ -265,9 +265,9 @@ class Counted(ExactConsistency):
 
     calls = 0
 
-    def __call__(self, noisy, sigma, dropout_seed=None):
+    def jump(self, noisy, sigma, sigma_to, dropout_seed=None):
         self.calls += 1
-        return super().__call__(noisy, sigma, dropout_seed)
+        return super().jump(noisy, sigma, sigma_to, dropout_seed)
 
 
 @pytest.mark.each("sampler")
@@ -306,6 +306,7 @@ def parts_of(objective, coupling):
         distance=PseudoHuber(),
     )
     networks = [initialize(MLP(width=16), (2,), seed, objective.num_conditions) for seed in range(3)]
+    networks[2].requires_grad_(False)  # as in a training: an objective may send a gradient through the target
     online, ema, target = (objective.function(network, process) for network in networks)
     teacher = initialize(MLP(width=16), (2,), 3).requires_grad_(False)
     with seeded(4):

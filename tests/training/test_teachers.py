@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 
 from gcsearch.config import Experiment
 from gcsearch.errors import CheckpointError
+from gcsearch.export.model import load_model
 from gcsearch.science.couplings import Generator
 from gcsearch.science.randomness import draw_step
+from gcsearch.science.samplers import Gamma
 from gcsearch.training import Trainer, load_checkpoint
 from gcsearch.training.pretrained import weights_sha256
 from gcsearch.training.step import Learner
@@ -144,3 +146,42 @@ def test_objective_goes_out_and_comes_back_with_its_teacher(tiny):
     experiment = tiny(objective=distilled("some.pt"))
     assert Experiment.from_dict(experiment.to_dict()) == experiment
     assert experiment.fingerprint != tiny(objective=distilled("other.pt")).fingerprint
+
+
+@pytest.fixture
+def trajectory(tiny, denoiser):
+    """A training with the objective ctm, whose network is told two levels and starts with a teacher's weights."""
+    teacher = {"name": "checkpoint", "path": str(denoiser())}
+    objective = {"name": "ctm", "num_levels": 5, "solver_steps": 2, "target_ema": 0.9, "teacher": teacher}
+    return tiny(coupling="independent", objective=objective, training={"num_images": 1_000})
+
+
+def test_student_of_two_levels_starts_with_the_weights_of_a_teacher_of_one(trajectory, denoiser):
+    teacher, learner = load_checkpoint(denoiser()).average, Learner(trajectory, CPU)
+    weights = learner.network.state_dict()
+    assert teacher.keys() < weights.keys()
+    torch.testing.assert_close({name: weights[name] for name in teacher}, teacher, rtol=0, atol=0)
+
+
+def test_a_training_over_trajectories_goes_on_as_if_it_had_not_been_cut_and_its_checkpoint_draws_what_it_drew(
+    trajectory, digits, tmp_path
+):
+    whole = Trainer(trajectory, examples=digits)
+    expected = whole.fit()
+    cut_off = Trainer(trajectory, examples=digits, directory=tmp_path / "run", should_stop=lambda: cut_off.step >= 20)
+    cut_off.checkpoint_seconds = -1.0
+    assert cut_off.fit().state == "stopped"
+    resumed = Trainer(trajectory, examples=digits, directory=tmp_path / "run")
+    outcome = resumed.fit()
+    for name in ("network", "average", "target"):
+        ours, theirs = (getattr(trainer.learner, name).state_dict() for trainer in (resumed, whole))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert outcome.results[-1].metrics["eval/fid"] == expected.results[-1].metrics["eval/fid"]
+
+    model = load_model(tmp_path / "run" / "checkpoints" / "latest.pt")
+    noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigma = torch.full((3,), 80.0)
+    with torch.no_grad():
+        torch.testing.assert_close(model.function(80 * noise, sigma), whole.learner.models.ema(80 * noise, sigma))
+    assert model.draw(4, seed=0, sampler=Gamma(levels=(1.0,), gamma=0.5)).shape == (4, 1, 8, 8)
+    assert model.sample(4, steps=2).shape == (4, 1, 8, 8)

@@ -65,10 +65,14 @@ class Process(Component, ABC):
         so that for a_min data + b_min noise as the estimate, with normal noise, the marginal at sigma is exact. For the
         variance-exploding process this is estimate + sqrt(sigma^2 - sigma_min^2) noise (CM Algorithm 1).
         """
-        to, start = self.coefficients(sigma), self.coefficients(torch.full_like(sigma, self.sigma_min))
+        return self.renoise_from(estimate, noise, torch.full_like(sigma, self.sigma_min), sigma)
+
+    def renoise_from(self, state: Batch, noise: Batch, sigma_from: PerExample, sigma: PerExample) -> Batch:
+        """State at level sigma from one at a lower level, adding only the noise that is missing; see `renoise`."""
+        to, start = self.coefficients(sigma), self.coefficients(sigma_from)
         ratio = to.data / start.data
         missing = (to.noise.square() - (ratio * start.noise).square()).clamp_min(0).sqrt()
-        return per_example(ratio, estimate) * estimate + per_example(missing, estimate) * noise
+        return per_example(ratio, state) * state + per_example(missing, state) * noise
 
     def initial_state(self, noise: Batch) -> Batch:
         """State at sigma_max from which sampling starts: b(sigma_max) noise."""
