@@ -8,6 +8,7 @@ Every trial is a process of its own that trains for the same seconds, counted on
 on one thread, two trials of one thread, and so on up to the cores; and one trial on 2, 4, ... threads. On a GPU: 1, 2,
 4, ... trials that share it. Rounds go through all of these in turn; ratios are medians over rounds. `used` is the
 processor time of the trials per second: below the number of threads, other work on the machine has taken part of it.
+Images per second of processor time, beside those of one trial, say how much trials that run together hinder each other.
 """
 
 from __future__ import annotations
@@ -88,14 +89,23 @@ def main() -> None:
             **asdict(packing),
             "images_per_second": statistics.median(rates[packing]),
             "used": statistics.median(used[packing]),
+            "per_cpu_second_to_one": statistics.median(
+                one / busy / (first / first_busy)
+                for one, busy, first, first_busy in zip(
+                    rates[packing], used[packing], rates[packings[0]], used[packings[0]], strict=True
+                )
+            ),
             "to_one": statistics.median(a / b for a, b in zip(rates[packing], rates[packings[0]], strict=True)),
         }
         for packing in packings
     ]
     print(f"\n{arguments.experiment} on {arguments.device}, {' '.join(assignments) or 'as it is'}")
-    print("| at a time | images/s | to one trial | used |\n| --- | --- | --- | --- |")
+    print(
+        "| at a time | images/s | to one trial | used | per CPU second, to one trial |\n| --- | --- | --- | --- | --- |"
+    )
     for packing, row in zip(packings, rows, strict=True):
-        print(f"| {packing} | {row['images_per_second']:.4g} | {row['to_one']:.2f} | {row['used']:.2f} |")
+        cells = f"{row['images_per_second']:.4g} | {row['to_one']:.2f} | {row['used']:.2f}"
+        print(f"| {packing} | {cells} | {row['per_cpu_second_to_one']:.2f} |")
     if arguments.json:
         machine = {
             "cpu": platform.processor() or platform.machine(),

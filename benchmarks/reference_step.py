@@ -29,6 +29,10 @@ from gcsearch.science.randomness import StepDraws, derive_seed
 from gcsearch.science.schedules import Exponential, Fixed, InverseGap, Lognormal
 
 
+class UnknownRecipe(ValueError):  # noqa: N818 - a recipe is no error
+    """A recipe with parts that the reference step has not written out."""
+
+
 class ReferenceLearner:
     """Weights, average and optimizer of one experiment, moved by the plain step.
 
@@ -36,6 +40,9 @@ class ReferenceLearner:
         experiment: Its process must be variance-exploding, its coupling independent or generator with the average as
             predictor, its other sections of the published kinds.
         device: Where to train.
+
+    Raises:
+        UnknownRecipe: Another kind of recipe.
     """
 
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
@@ -52,7 +59,7 @@ class ReferenceLearner:
         for section, classes in kinds.items():
             component = getattr(experiment, section)
             if not isinstance(component, classes):
-                raise ValueError(f"the reference step knows no {section} '{component.name}'")
+                raise UnknownRecipe(f"the reference step knows no {section} '{component.name}'")
         self.experiment = experiment
         network = initialize(
             experiment.network, experiment.data.event_shape, derive_seed(experiment.seed, "initialization")

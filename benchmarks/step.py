@@ -13,6 +13,8 @@ variants in turn, forwards and backwards, and ratios are medians over rounds: lo
 - arithmetic: convolutions and matrix products of the step and nothing else, on inputs of the same shapes, in the same
   precision: what no step with this network can be faster than. Measured with the other variants.
 - peak: largest rate of a square matrix product on this device, in the network's precision.
+
+On one thread of a CPU all seconds are those the processor worked, else those of the clock.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reference_step import ReferenceLearner, channels_first
+from reference_step import ReferenceLearner, UnknownRecipe, channels_first
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,11 +68,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     batch = [] if arguments.batch_size is None else [f"training.batch_size={arguments.batch_size}"]
     assignments = [*arguments.set, *batch]
-    bench = Bench(
-        variants_of(load_experiment(find_experiment(arguments.experiment), assignments)),
-        torch.device(arguments.device),
-        with_reference=not arguments.no_reference,
-    )
+    variants = variants_of(load_experiment(find_experiment(arguments.experiment), assignments))
+    try:
+        bench = Bench(variants, torch.device(arguments.device), with_reference=not arguments.no_reference)
+    except UnknownRecipe as error:
+        parser.error(f"{error}. Use --no-reference.")
     result = bench.run(arguments.rounds)
     result["settings"] = {"assignments": assignments, "threads": arguments.threads, "device": arguments.device}
     result["machine"] = machine(bench.device)
@@ -103,6 +105,8 @@ class Bench:
 
     def __init__(self, experiments: dict[str, Experiment], device: torch.device, *, with_reference: bool) -> None:
         self.device = device
+        # Of one thread the seconds it worked: those of the clock also hold what others did with its core.
+        self.clock = 0 if device.type == "cpu" and torch.get_num_threads() == 1 else 1
         self.experiments = experiments
         self.first = next(iter(experiments.values()))
         training = self.first.training
@@ -156,9 +160,7 @@ class Bench:
         for number in range(rounds):
             for name in order if number % 2 == 0 else reversed(order):
                 times[name].append(self.timed(name, repeats[name]))
-        # Of a CPU the seconds it worked: those of the clock also hold what others did with it.
-        kind = 0 if self.device.type == "cpu" and torch.get_num_threads() == 1 else 1
-        used = {name: [pair[kind] for pair in pairs] for name, pairs in times.items()}
+        used = {name: [pair[self.clock] for pair in pairs] for name, pairs in times.items()}
         rows = []
         for name in order:
             row: dict[str, Any] = {
@@ -186,7 +188,7 @@ class Bench:
             "precision": self.first.training.precision,
             "compile": self.first.training.compile,
             "weights": sum(weight.numel() for weight in Learner(self.first, self.device).network.parameters()),
-            "clock": ("cpu", "wall")[kind],
+            "clock": ("cpu", "wall")[self.clock],
             "rounds": rounds,
             "rows": rows,
             "gflop_of_ic_step": flops / 1e9,
@@ -205,6 +207,10 @@ class Bench:
                 variant()
             self.wait()
         return (time.process_time() - cpu) / repeats, (time.perf_counter() - wall) / repeats
+
+    def now(self) -> float:
+        """Seconds of the clock that counts."""
+        return (time.process_time(), time.perf_counter())[self.clock]
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -226,10 +232,10 @@ class Bench:
             a, b = (torch.randn(size, size, device=self.device, dtype=dtype) for _ in range(2))
             for _ in range(8):
                 self.wait()
-                started = time.perf_counter()
+                started = self.now()
                 a @ b
                 self.wait()
-                best = max(best, 2 * size**3 / (time.perf_counter() - started))
+                best = max(best, 2 * size**3 / (self.now() - started))
         return best
 
 

@@ -138,3 +138,19 @@ def test_batches_and_draws_read_nothing_from_the_device(digits, tiny):
             batches[step]
             draw_step(0, step, 32, experiment.data.draw_source)
     assert reads.names == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("coupling", ["independent", "generator"])
+def test_a_step_on_a_gpu_waits_for_nothing(tiny, digits, coupling):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    trainer = Trainer(tiny(coupling=coupling), examples=digits, device="cuda")
+    trainer.train_step()  # sets up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            trainer.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer.settle()
