@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from gcsearch.files import model_file
 from gcsearch.registry import Component, Registry
@@ -111,6 +110,8 @@ def optimal_permutation(data: Batch, noise: Batch) -> Indices:
     Only the inner products -2 <x_b, z_pi(b)> depend on pi, so they are all that is assigned. The cost of a level,
     ||a x - b z||^2, has the same products times a b > 0: one permutation is optimal at every level of every process.
     """
+    from scipy.optimize import linear_sum_assignment  # a fifth of the time that importing the science would take
+
     products = data.detach().flatten(1).double() @ noise.detach().flatten(1).double().T
     _, columns = linear_sum_assignment(products.cpu().numpy(), maximize=True)
     return torch.from_numpy(columns).to(data.device)

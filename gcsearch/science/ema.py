@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from gcsearch.registry import Component, Registry
@@ -88,6 +87,8 @@ class Constant(EMA):
 @cache
 def power_of_width(sigma_rel: float) -> float:
     """Exponent gamma >= 0 of the profile s^gamma on [0, 1] whose standard deviation is `sigma_rel`."""
+    from scipy.optimize import brentq  # a fifth of the time that importing the science would take
+
     # The width falls with gamma from sqrt(1 / 12) at gamma = 0, and is below 1 / (gamma + 2).
     return float(brentq(lambda power: profile_width(power) - sigma_rel, 0.0, 1 / sigma_rel, xtol=1e-12))
 

@@ -377,7 +377,7 @@ sections = {
 }
 outcome = Trainer(Experiment.from_dict(sections)).fit()
 assert outcome.state == "completed", outcome
-print(sorted({"ray", "mlflow", "optuna", "typer"} & set(sys.modules)))
+print(sorted({"ray", "mlflow", "optuna", "typer", "scipy.optimize"} & set(sys.modules)))
 """
 
 
