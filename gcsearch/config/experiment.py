@@ -246,11 +246,11 @@ class Experiment:
             )
         places = ("sampler", *(f"further_samplers.{index}" for index in range(len(evaluation.further_samplers))))
         for place, sampler in zip(places, evaluation.samplers.values(), strict=True):
-            if sampler.needs_trajectory and objective.num_conditions < 2:
+            if sampler.needs_trajectory and not objective.trains_trajectory:
                 raise FieldError(
                     f"evaluation.{place}",
                     f"must not be '{sampler.name}' for the objective '{objective.name}': it asks for states between "
-                    "levels, which takes a network that is told two levels. Use the objective ctm, or the sampler "
+                    "levels, which takes a network that is trained to give them. Use the objective ctm, or the sampler "
                     "multistep",
                 )
             if isinstance(sampler, Multistep | Gamma) and not (

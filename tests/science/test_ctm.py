@@ -185,6 +185,10 @@ BASE = {"name": "x", "data": {"name": "gaussians_2m2m"}, "network": {"name": "ml
             {"objective": "consistency", "evaluation": {"further_samplers": [{"name": "gamma"}]}},
             "must not be 'gamma' for the objective 'consistency'",
         ),
+        (
+            {"objective": {"name": "facm", "condition": "auxiliary"}, "evaluation": {"sampler": {"name": "gamma"}}},
+            "must not be 'gamma' for the objective 'facm'",
+        ),
         ({"evaluation": {"sampler": {"name": "gamma", "levels": [100]}}}, "must lie between sigma_min"),
         ({"evaluation": {"sampler": {"name": "gamma", "gamma": 2}}}, "gamma must be in [0, 1], got 2"),
     ],

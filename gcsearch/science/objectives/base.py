@@ -92,11 +92,13 @@ class Objective(Component, ABC):
         needs_process: Name of the only process it is defined for; None if any will do.
         needs_whole_batch: Whether the loss of a batch is more than the mean over its parts, so that one process must
             see all of it.
+        trains_trajectory: Whether `function` is a `gcsearch.science.trajectories.Trajectory`.
         teacher: Where the weights of `Models.teacher` come from; None for an objective without one.
     """
 
     needs_process: ClassVar[str | None] = None
     needs_whole_batch: ClassVar[bool] = False
+    trains_trajectory: ClassVar[bool] = False
 
     teacher: Teacher | None = None
 

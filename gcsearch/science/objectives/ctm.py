@@ -57,6 +57,7 @@ class ConsistencyTrajectory(Objective):
     """
 
     needs_whole_batch: ClassVar[bool] = True
+    trains_trajectory: ClassVar[bool] = True
 
     teacher: Teacher = field(default_factory=Trained)
     start: Literal["teacher", "random"] = "teacher"
