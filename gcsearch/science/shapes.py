@@ -41,3 +41,6 @@ Words = Int32[Tensor, "W"]
 
 DropoutSeed = Int64[Tensor, "..."]
 """Seed of the dropout masks of a forward pass, on the device: a number, or a number and then each row's number."""
+
+SquareMatrix = Float[Tensor, "K K"]
+"""A square matrix."""
