@@ -1,4 +1,4 @@
-"""The commands about single trainings: train, sample."""
+"""The command about single trainings: train."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from gcsearch.cli.tables import leaderboard, study_json
 from gcsearch.config import Document, Experiment, find_experiment, load_experiment
 from gcsearch.config.imports import search_paths
 from gcsearch.errors import ConfigError
-from gcsearch.files import write_text
 
 
 def train_command(
@@ -113,45 +112,3 @@ def _interruptible() -> Iterator[list[int]]:
         yield received
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def sample_command(
-    path: Path, num: int, steps: int, levels: str | None, seed: int | None, output: Path | None, *, as_json: bool
-) -> None:
-    """Draw samples to a grid, a folder of images, or a table of points."""
-    from gcsearch.export import load_model
-    from gcsearch.metrics.grid import write_png
-
-    model = load_model(path)
-    chosen_levels = _levels(levels)
-    chosen_seed = model.experiment.evaluation.seed if seed is None else seed
-    samples = model.sample(num, steps=steps, levels=chosen_levels, seed=chosen_seed)
-    evaluations = steps if chosen_levels is None else 1 + len(chosen_levels)
-    is_image = samples.ndim == 4
-    target = output or Path("samples.png" if is_image else "samples.csv")
-    if not is_image:
-        if target.suffix != ".csv":
-            raise ConfigError(f"--output {target}: samples of this model are points; name a .csv file.")
-        text = "\n".join(",".join(f"{value:.8g}" for value in row) for row in samples.flatten(1).tolist())
-        write_text(target, text + "\n")
-    elif target.suffix == ".png":
-        write_png(target, samples)
-    elif target.suffix:
-        raise ConfigError(f"--output {target}: must be a .png file for a grid, or a folder for single images.")
-    else:
-        target.mkdir(parents=True, exist_ok=True)
-        for index in range(num):
-            write_png(target / f"{index:06d}.png", samples[index : index + 1], columns=1, scale=1)
-    if as_json:
-        print_json({"output": str(target), "num": num, "steps": evaluations, "seed": chosen_seed})
-    else:
-        results.print(f"{num} samples, {evaluations} network evaluation(s) each, seed {chosen_seed}: {target}")
-
-
-def _levels(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--levels must be numbers with commas, for example 0.8,0.2, got '{text}'.") from None

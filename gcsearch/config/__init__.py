@@ -5,7 +5,7 @@ the way back. Errors name file, line, field, rule and value.
 """
 
 from gcsearch.config.build import build, build_settings
-from gcsearch.config.documents import Document, parse_assignment, read_document
+from gcsearch.config.documents import Document, parse_assignment, parse_value, read_document
 from gcsearch.config.experiment import Evaluation, Experiment, Training
 from gcsearch.config.reading import find_experiment, load_experiment
 
@@ -19,5 +19,6 @@ __all__ = [
     "find_experiment",
     "load_experiment",
     "parse_assignment",
+    "parse_value",
     "read_document",
 ]

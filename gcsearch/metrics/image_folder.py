@@ -54,6 +54,11 @@ def read_images(folder: Path, event_shape: tuple[int, ...], num: int | None = No
     return torch.from_numpy(images)
 
 
+def read_image(path: Path, event_shape: tuple[int, ...]) -> Tensor:
+    """One image as bytes (C, H, W); for the rest see `read_images`."""
+    return torch.from_numpy(_read(path, event_shape).copy())
+
+
 def _read(path: Path, event_shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     channels, height, width = event_shape
     try:

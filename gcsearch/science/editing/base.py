@@ -16,12 +16,12 @@ from torch import Tensor
 
 from gcsearch.registry import Component, Registry
 from gcsearch.science.preconditioning import ConsistencyFunction
-from gcsearch.science.process import Process
+from gcsearch.science.process import Process, karras_grid
 from gcsearch.science.samplers import StageNoise
 from gcsearch.science.shapes import Batch, Images
 
-NUM_LEVELS: Final = 18
-"""Levels of the grid that edits go down by default, as in the paper."""
+NUM_EVALUATIONS: Final = 17
+"""Evaluations of an edit by default: the 18 levels of the paper's grid without the last, where f does nothing."""
 
 
 class Edit(Component, ABC):
@@ -36,10 +36,21 @@ class Edit(Component, ABC):
     def begin_level(self, process: Process) -> float:
         """Level of the first evaluation."""
 
-    def levels(self, process: Process) -> tuple[float, ...]:
-        """Levels of the evaluations after the first, decreasing, if none are given: the grid below the first one."""
-        first = self.begin_level(process)
-        return tuple(level for level in process.grid(NUM_LEVELS).tolist()[-1:0:-1] if level < first)
+    @property
+    def num_evaluations(self) -> int:
+        """Evaluations if nothing else is asked for."""
+        return NUM_EVALUATIONS
+
+    def levels(self, process: Process, num_evaluations: int | None = None) -> tuple[float, ...]:
+        """Levels of the evaluations after the first: inner points of the grid from the smallest level to the first."""
+        num = self.num_evaluations if num_evaluations is None else num_evaluations
+        grid = karras_grid(num + 1, process.sigma_min, self.begin_level(process), process.rho)
+        return tuple(grid.tolist()[-2:0:-1])
+
+    def seen(self, process: Process, reference: Images, noise: Batch) -> Images:
+        """What the network is shown of the reference, as an image."""
+        del process, noise
+        return self.known(reference)
 
     @abstractmethod
     def known(self, reference: Images) -> Images:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import ABC
 from dataclasses import dataclass
 
+import torch
+
 from gcsearch.science.editing.base import Edit, edits
+from gcsearch.science.preconditioning import per_example
 from gcsearch.science.process import Process
-from gcsearch.science.shapes import Images
+from gcsearch.science.shapes import Batch, Images
 
 
 class Refinement(Edit, ABC):
@@ -31,6 +34,11 @@ class Refinement(Edit, ABC):
             )
         return self.sigma
 
+    def seen(self, process: Process, reference: Images, noise: Batch) -> Images:
+        sigma = torch.full(reference.shape[:1], self.begin_level(process)).to(reference)
+        share = per_example(process.coefficients(sigma).data, reference)
+        return process.add_noise(reference, noise, sigma) / share
+
     def known(self, reference: Images) -> Images:
         return reference
 
@@ -50,8 +58,9 @@ class Denoise(Refinement):
 
     sigma: float = 0.5
 
-    def levels(self, process: Process) -> tuple[float, ...]:
-        return ()
+    @property
+    def num_evaluations(self) -> int:
+        return 1
 
 
 @edits.register("stroke")
