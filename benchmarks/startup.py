@@ -75,7 +75,7 @@ def seconds_of(workers: int, trials: int, *, with_train: bool) -> list[float]:
 COMMANDS = {
     "python": ["-c", "pass"],
     "python that imports typer and rich": ["-c", "import typer, rich"],
-    "python that imports what typer draws help with": ["-c", "import typer.rich_utils"],
+    "python that imports what typer draws boxes around help with": ["-c", "import typer.rich_utils"],
     "gcsearch --help": ["-m", "gcsearch.cli.main", "--help"],
     "gcsearch run --help": ["-m", "gcsearch.cli.main", "run", "--help"],
     "python that imports what a trial does": ["-c", "import gcsearch.training"],

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-data = typer.Typer(help="Data sets and the image store.", no_args_is_help=True, rich_markup_mode="markdown")
+data = typer.Typer(help="Data sets and the image store.", no_args_is_help=True, rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Store = Annotated[
@@ -51,7 +51,9 @@ def data_prepare(
     trust: Annotated[bool, typer.Option("--trust", help="Take files that are not the published ones.")] = False,
     json: Json = False,
 ) -> None:
-    """Convert a data set into the image store; fetch it first if it can be.
+    """Convert a data set into the image store.
+
+    It is fetched first if it can be.
 
     An interrupted download or conversion goes on when the same command is run again.
 

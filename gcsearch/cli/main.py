@@ -19,9 +19,9 @@ app = typer.Typer(
     help="Find and prove the best recipe for training consistency models with generator-augmented coupling.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.add_typer(data_app.data, name="data")
 
@@ -143,7 +143,9 @@ def export(
     studies: Studies = "studies",
     json: Json = False,
 ) -> None:
-    """Write the best recipe, its weights, samples, model card and provenance.
+    """Write the best recipe, its weights, samples and model card.
+
+    With them goes where it comes from: versions, data, seeds, command.
 
     With `--register digits@champion`, any program gets it by `mlflow.pyfunc.load_model("models:/digits@champion")`.
     With `--diffusers`, the folder `diffusers` in it is a ConsistencyModelPipeline that draws the same images.
@@ -197,7 +199,7 @@ def sample(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Draw samples from an export or a checkpoint, or edit images with it.
+    """Draw samples from an export or checkpoint, or edit images.
 
     Example: `gcsearch sample exports/mu_schedule --num 16 --steps 2 --output grid.png`
     """
@@ -255,7 +257,9 @@ def evaluate(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Score a model, or a folder of anybody's images: FID, KID, inception score, precision and recall.
+    """Score a model or a folder of images: FID, KID and others.
+
+    The others are the inception score, precision and recall; the images may be anybody's.
 
     A checkpoint gets the number that its training recorded; `--num 50000` is what papers report.
 
@@ -300,7 +304,9 @@ def diagnose(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     json: Json = False,
 ) -> None:
-    """Measure what each coupling does: gradient variance, transport cost, distance to the PF-ODE, proxy R.
+    """Measure what each coupling does to training.
+
+    Gradient variance, transport cost, distance to the PF-ODE, proxy R.
 
     An experiment is trained once for each coupling and seed; a checkpoint's weights stay as they are. Run the same
     command again to resume.
@@ -331,7 +337,9 @@ def sync(
     tracking: Tracking = None,
     studies: Studies = "studies",
 ) -> None:
-    """Write a study's ledger into an MLflow store, again if need be, without duplicates.
+    """Write a study's ledger into an MLflow store.
+
+    Again if need be: nothing is there twice.
 
     Example: `gcsearch sync mu_schedule --tracking http://127.0.0.1:5000`
     """
@@ -349,7 +357,9 @@ def import_config(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Turn a config of the GC paper's published code into an experiment file, and say what became of each key.
+    """Turn a config of the GC paper's code into an experiment.
+
+    It says what became of each key.
 
     Example: `gcsearch import-config configs/cifar10_GC_mix50.yaml --output cifar10_gc.yaml`
     """
@@ -377,7 +387,9 @@ def ui(
 def doctor(
     address: Address = None, tracking: Tracking = None, studies: Studies = "studies", json: Json = False
 ) -> None:
-    """Check Ray, GPU, MLflow, disk, data and Inception weights, and say what to do.
+    """Check the set-up, and say what to do where it lacks.
+
+    Ray, GPU, MLflow, disk, data and Inception weights.
 
     Exit code 2 if something is broken; what only some work needs may be missing.
 

@@ -20,7 +20,9 @@ def report(
     studies: Studies = "studies",
     json: Json = False,
 ) -> None:
-    """Write one HTML page about a study or an ablation, and its figures and tables as files.
+    """Write a page about a study or an ablation.
+
+    One self-contained HTML file, and its figures and tables as files.
 
     The page needs nothing but itself: open it, send it, print it.
 

@@ -36,7 +36,7 @@ def ablate(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Start, resume or extend an ablation, and print its verdicts.
+    """Start, resume or extend an ablation; print its verdicts.
 
     Example: `gcsearch ablate experiments/ablations/coupling.yaml --experiment gaussians_2m2m`
     """
@@ -71,7 +71,9 @@ def plan(
     studies: Studies = "studies",
     json: Json = False,
 ) -> None:
-    """Check a study or an ablation and say what it will do and cost; start nothing.
+    """Say what a study or an ablation will do and cost.
+
+    It checks the file and starts nothing.
 
     Trials per rung come from simulated studies with random scores, hours from a few steps measured on this machine, the
     noise of an ablation's scores from earlier ones of the same baseline.
@@ -100,7 +102,9 @@ def replay(
     studies: Studies = "studies",
     json: Json = False,
 ) -> None:
-    """Say what other stopping rules would have cost and lost, on the curves that a study has recorded.
+    """Say what other stopping rules would have cost and lost.
+
+    They are run on the curves that a study has recorded.
 
     Example: `gcsearch replay mu_schedule --stopping '{name: asha, factor: 4}' --stopping median`
     """

@@ -49,7 +49,8 @@ def test_help_imports_nothing_beside_what_draws_it(tmp_path: Path, command: list
 
     ending = "\ntry:\n    main()\nexcept SystemExit:\n    pass"
     drawing = packages(
-        "import sys, typer, rich.logging\nmain = typer.Typer()\n@main.command()\ndef one(number: int = 1): pass\n"
+        "import sys, typer, rich.logging\nmain = typer.Typer(rich_markup_mode=None)\n"
+        "@main.command()\ndef one(number: int = 1): pass\n"
         "@main.command()\ndef two(): pass\nsys.argv = ['bare', 'one', '--help']" + ending
     )
     helping = packages(f"import sys\nsys.argv = ['gcsearch', *{command}]\nfrom gcsearch.cli.main import main" + ending)
