@@ -56,7 +56,7 @@ def test_help_imports_nothing_beside_what_draws_it(tmp_path: Path, command: list
     helping = packages(f"import sys\nsys.argv = ['gcsearch', *{command}]\nfrom gcsearch.cli.main import main" + ending)
     more = helping - drawing - set(sys.stdlib_module_names)
     # Commands are declared in these; what carries a command out is imported when it is called.
-    declared = {"main", "options", "console", "data_app", "search_app", "report"}
+    declared = {"main", "options", "console", "data_app", "sample_app", "search_app", "report"}
     assert "gcsearch.cli.main" in more
     assert more <= {"gcsearch", "gcsearch.cli", "gcsearch.errors", *(f"gcsearch.cli.{name}" for name in declared)}
 
