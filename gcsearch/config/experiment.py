@@ -226,9 +226,10 @@ class Experiment:
                 f"must be at most training.num_images = {self.training.num_images}, got {self.evaluation.every_images}",
             )
         try:
-            self.objective.check(self.recipe)
+            objective.check(self.recipe)
+            objective.check_training(shape, self.training.num_images)
         except ValueError as error:
-            raise FieldError("objective", f"'{self.objective.name}' {error}") from None
+            raise FieldError("objective", f"'{objective.name}' {error}") from None
         try:
             _ = self.teacher_stage
         except ValueError as error:

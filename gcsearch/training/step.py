@@ -166,22 +166,25 @@ class Learner:
         terms = self.experiment.objective(self.recipe, self.models, own_data, own_draws, step, training.num_steps)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        share = terms.loss / self.group.size
-        share.backward()  # type: ignore[no-untyped-call]
+        beside = () if terms.beside is None else (terms.beside,)
+        losses = [loss / self.group.size for loss in (terms.loss, *beside)]
+        sum(losses[1:], start=losses[0]).backward()
         gradients = gradients_of(self.network)
-        beside = [] if self.companion is None else gradients_of(self.companion)
+        further = [] if self.companion is None else gradients_of(self.companion)
         # Not DistributedDataParallel: it wraps a network that is called once a step, by one name; here student and
         # teacher share it, and it may be compiled.
         # `full` and not `tensor`, whose copy to a GPU would wait for it.
-        loss, units = share.detach(), torch.full((), float(terms.forward_units), device=share.device)
-        self.group.add([*gradients, *beside, loss, units])
-        norm = nn.utils.get_total_norm(gradients)
+        losses = [loss.detach() for loss in losses]
+        units = torch.full((), float(terms.forward_units), device=losses[0].device)
+        self.group.add([*gradients, *further, *losses, units])
+        loss, norm = losses[0], nn.utils.get_total_norm(gradients)
+        total = sum(losses[1:], start=loss)
         found = None
         if not self.waits:
-            self.guard.look(step, loss, norm)
+            self.guard.look(step, total, norm)
             found = self.guard.found
-        elif not bool(torch.isfinite(loss + norm)):
-            self.guard.look(step, loss, norm)
+        elif not bool(torch.isfinite(total + norm)):
+            self.guard.look(step, total, norm)
             self.guard.check()
         for optimizer in self.optimizers:
             if found is not None:

@@ -31,6 +31,7 @@ KINDS = (
     "coupling",
     "distance",
     "objective",
+    "discriminator",
     "network",
     "ema",
     "optimizer",

@@ -14,7 +14,7 @@ from gcsearch.science.flows import LearnedFlow
 from gcsearch.science.networks.base import initialize
 from gcsearch.science.networks.mlp import MLP
 from gcsearch.science.objectives import Models
-from gcsearch.science.objectives.ctm import ConsistencyTrajectory, balance, follow
+from gcsearch.science.objectives.ctm import ConsistencyTrajectory, balance, follow, gradient_norm
 from gcsearch.science.oracles import ExactConsistency, GaussianMixture, MixtureFlow
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Bridge, TrigFlow, VarianceExploding
@@ -165,7 +165,7 @@ def test_rests_on_the_exact_trajectory_up_to_the_solver(recipe, draws_for, doubl
 def test_terms_are_balanced_at_the_last_weight():
     weight = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
     reference, other = 3 * weight.sum(), 100 * weight.square().sum()
-    ratio = balance(reference, other, weight)
+    ratio = balance(gradient_norm(reference, weight), other, weight)
     assert not ratio.requires_grad
     reference_norm, other_norm = 3 * 2**0.5, 200 * 5**0.5
     torch.testing.assert_close(ratio.item(), reference_norm / (other_norm + 1e-4))

@@ -79,10 +79,13 @@ class LossTerms:
         loss: Mean over the batch, to be minimised.
         forward_units: Cost of the step in network forwards of one example; forward + backward = 3. Of this process's
             share of the batch; the caller adds them up.
+        beside: The companion's own loss, if it minimises another one than the network: also a mean over the batch. Its
+            gradient reaches no other weights. The step minimises the sum.
     """
 
     loss: Scalar
     forward_units: int
+    beside: Scalar | None = None
 
 
 class Objective(Component, ABC):
@@ -120,6 +123,14 @@ class Objective(Component, ABC):
         """
         del recipe
 
+    def check_training(self, event_shape: tuple[int, ...], num_images: int) -> None:
+        """Nothing, if the objective can be trained on examples of a shape, and all its parts have their turn.
+
+        Raises:
+            ValueError: It cannot, or one of them has not in `num_images` images.
+        """
+        del event_shape, num_images
+
     def target_decay(self, recipe: Recipe, step: int, num_steps: int) -> float:
         """Weight of the old average, in [0, 1), in the update of `Models.target` after step `step` (0-based).
 
@@ -139,7 +150,8 @@ class Objective(Component, ABC):
     def companion(self, event_shape: tuple[int, ...]) -> nn.Module | None:
         """A module that is trained beside the network and of no use afterwards, with weights from torch's generator.
 
-        Its gradient comes from the same loss. It has an optimizer of its own, no average, and a place in checkpoints.
+        Its gradient comes from the same loss, or from one of its own (`LossTerms.beside`). It has an optimizer of its
+        own, no average, and a place in checkpoints.
         """
         del event_shape
         return None

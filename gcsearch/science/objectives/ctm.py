@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from gcsearch.science.discriminators import Discriminator, taken_for_real, told_apart
 from gcsearch.science.flows import LearnedFlow, solver_step
 from gcsearch.science.objectives.base import (
     LossTerms,
@@ -19,6 +21,7 @@ from gcsearch.science.objectives.base import (
     num_generated,
     objectives,
 )
+from gcsearch.science.optimizers import Optimizer
 from gcsearch.science.process import Process
 from gcsearch.science.randomness import StepDraws
 from gcsearch.science.shapes import Batch, Grid, Indices, PerExample, Scalar
@@ -29,15 +32,20 @@ from gcsearch.science.trajectories import TrajectoryFunction
 @objectives.register("ctm")
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyTrajectory(Objective):
-    """CTM without its adversarial term: soft consistency along a teacher's flow, and denoising score matching.
+    """CTM: soft consistency along a teacher's flow, denoising score matching, and, if asked for, an adversarial term.
 
     L = mean of D(G'(G(x_t, t, s), s, sigma_min), G'(sg G(x_u, u, s), s, sigma_min))
-        + lambda mean of w ||x - g(x_r, r, r)||^2 / d
+        + lambda mean of w ||x - g(x_r, r, r)||^2 / d - lambda_a mean of h(G'(G(x_t, t, s), s, sigma_min))
 
     t > u >= s are levels of a grid, x_u is the teacher's ODE solution from x_t after k of the grid's steps, k drawn
     with probability ~ k, t and s uniformly where that leaves room. G' has averaged weights. The second term makes
     g(x, t, t) a denoiser; its level r comes from the recipe's proposal, w is that of the objective ``denoising``.
-    lambda is `denoising` times the ratio of the two gradients' norms at the network's last weight.
+    lambda is `denoising` times the ratio of the norms of the first two terms' gradients at the network's last weight.
+
+    The discriminator h is trained in the same step, by an optimizer of its own, to tell the data from what the student
+    makes of x_t: max(0, 1 - h) + max(0, 1 + h). lambda_a is `adversarial` times the ratio of the norms of the first and
+    the last term's gradients at the last weight, the ratio cut off at 0.01 and 10. Without a discriminator, with
+    `adversarial` 0 and in the first `adversarial_after` images there is no such term.
 
     A network is told two levels, so it can be sampled by ``gamma`` too; one-step and multistep samplers take
     s = sigma_min. Distance and proposal are the recipe's; its timesteps and weighting are not used. The process must
@@ -51,9 +59,12 @@ class ConsistencyTrajectory(Objective):
         solver_steps: Largest k, from 1 to num_levels - 1.
         denoising: Factor of lambda, >= 0; 0 leaves soft consistency alone.
         target_ema: Decay per step of the averaged weights of G', in [0, 1).
+        discriminator: h; null leaves the adversarial term out.
+        adversarial: Factor of lambda_a, >= 0.
+        adversarial_after: Images before the adversarial term sets in, >= 0. CTM: 10,000 to 50,000 steps.
 
     Source: CTM (arXiv:2310.02279) Algorithm 1 and its code. That code draws one k for the whole batch, and its r from a
-    mixture.
+    mixture; student and discriminator take turns there, step by step.
     """
 
     needs_whole_batch: ClassVar[bool] = True
@@ -65,6 +76,9 @@ class ConsistencyTrajectory(Objective):
     solver_steps: int = 17
     denoising: float = 1.0
     target_ema: float = 0.999
+    discriminator: Discriminator | None = None
+    adversarial: float = 1.0
+    adversarial_after: int = 128_000
 
     def __post_init__(self) -> None:
         if self.num_levels < 2:
@@ -75,6 +89,34 @@ class ConsistencyTrajectory(Objective):
             raise ValueError(f"denoising must be >= 0, got {self.denoising}")
         if not 0 <= self.target_ema < 1:
             raise ValueError(f"target_ema must be in [0, 1), got {self.target_ema}")
+        for name in ("adversarial", "adversarial_after"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+
+    @property
+    def rival(self) -> Discriminator | None:
+        """The discriminator, if it has a say."""
+        return self.discriminator if self.adversarial > 0 else None
+
+    def companion(self, event_shape: tuple[int, ...]) -> nn.Module | None:
+        return None if self.rival is None else self.rival.build(event_shape)
+
+    @property
+    def companion_optimizer(self) -> Optimizer:
+        return super().companion_optimizer if self.rival is None else self.rival.optimizer
+
+    def check_training(self, event_shape: tuple[int, ...], num_images: int) -> None:
+        if self.rival is None:
+            return
+        try:
+            self.rival.check(event_shape)
+        except ValueError as error:
+            raise ValueError(f"has the discriminator '{self.rival.name}', which {error}") from None
+        if self.adversarial_after >= num_images:
+            raise ValueError(
+                f"must have adversarial_after below training.num_images = {num_images}, got {self.adversarial_after}. "
+                "Its discriminator would never be used"
+            )
 
     @property
     def starts_from_teacher(self) -> bool:
@@ -126,14 +168,28 @@ class ConsistencyTrajectory(Objective):
         # The student's forward and backward, its jump from the solved state, and two jumps of the target, one of which
         # passes a gradient on.
         units = 3 + 1 + 3 + round(2 * self.mean_steps)
-        loss = consistency
+        further: list[tuple[float, Scalar, tuple[float, float]]] = []  # factor, term, bounds of the ratio of norms
+        beside = None
         if self.denoising > 0:
             score = self.denoised(recipe, function, ends.data, ends.noise, rest, draws)
-            last: Tensor = function.network.output_weight  # type: ignore[assignment]  # see `Network`
-            loss = loss + self.denoising * balance(consistency, score, last) * score
+            further.append((self.denoising, score, (0, math.inf)))
             units += 3
+        if self.rival is not None and step * batch_size >= self.adversarial_after:
+            if models.companion is None:
+                raise TypeError("ctm with a discriminator needs Models.companion")
+            further.append((self.adversarial, taken_for_real(models.companion, reached), (0.01, 10)))
+            beside = told_apart(models.companion, data, reached)
+            units += 1  # the gradient at the last weight comes through the target once more
+        loss = consistency
+        if further:
+            last: Tensor = function.network.output_weight  # type: ignore[assignment]  # see `Network`
+            size = gradient_norm(consistency, last)
+            for factor, term, bounds in further:
+                loss = loss + factor * balance(size, term, last).clamp(*bounds) * term
         return LossTerms(
-            loss=loss, forward_units=units * batch_size + num_generated(recipe, draws, batch_size, progress)
+            loss=loss,
+            forward_units=units * batch_size + num_generated(recipe, draws, batch_size, progress),
+            beside=beside,
         )
 
     @property
@@ -194,11 +250,16 @@ def follow(flow: LearnedFlow, noisy: Batch, grid: Grid, start: Indices, steps: I
     return state
 
 
-def balance(reference: Scalar, other: Scalar, weight: Tensor) -> Scalar:
-    """Ratio of the norms of two losses' gradients at one weight, itself without gradient.
+def gradient_norm(loss: Scalar, weight: Tensor) -> Scalar:
+    """Norm of a loss's gradient at one weight, itself without gradient."""
+    (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+    norm: Tensor = gradient.norm()
+    return norm
+
+
+def balance(size: Scalar, other: Scalar, weight: Tensor) -> Scalar:
+    """Factor that gives the gradient of `other` at one weight the norm `size`, itself without gradient.
 
     Source: CTM's code, after VQGAN; 1e-4 is added to the denominator.
     """
-    norms = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (reference, other)]
-    ratio: Tensor = norms[0] / (norms[1] + 1e-4)
-    return ratio.detach()
+    return size / (gradient_norm(other, weight) + 1e-4)
