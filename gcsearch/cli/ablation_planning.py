@@ -12,7 +12,7 @@ from rich.table import Table
 from gcsearch.analysis.noise import known_noise
 from gcsearch.analysis.wording import duration_text
 from gcsearch.cli.console import print_json, results, say
-from gcsearch.cli.planning import cost_text
+from gcsearch.cli.planning import cost_text, teachers_text
 from gcsearch.cli.studies import fetched
 
 if TYPE_CHECKING:  # it imports PyTorch, which takes seconds
@@ -53,6 +53,8 @@ def plan_ablation_command(
         )
     else:
         say(f"{len(ablation.arms)} arms on {len(ablation.seeds)} seeds: {plan.num_trainings} trainings{cost}.")
+    for text in teachers_text(plan.teachers):
+        say(text)
     say(_power(plan, len(ablation.seeds), ablation.objective.metric))
     say("Nothing was started.")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # they import PyTorch and Optuna, which takes seconds
     from gcsearch.tuning.recorded import Replayed
     from gcsearch.tuning.space import Node
     from gcsearch.tuning.spec import StudySpec
+    from gcsearch.tuning.teacher_costs import PlannedTeacher
 
 
 def plan_command(
@@ -149,6 +150,7 @@ def _sentences(study: StudySpec, plan: Plan) -> list[str]:
             f"About {counts.reached[plan.rungs[-1]]:.1f} trials come to full length, and only these can be on the "
             "front: raise budget.trials or stopping.min_images, or use stopping: none."
         )
+    texts += teachers_text(plan.teachers)
     if plan.search is None:
         texts.append("The cost is not known: trials ask for a GPU and this machine has none. Run plan on one that has.")
     else:
@@ -158,6 +160,24 @@ def _sentences(study: StudySpec, plan: Plan) -> list[str]:
         )
     texts.append("Nothing was started.")
     return texts
+
+
+def teachers_text(teachers: Sequence[PlannedTeacher]) -> list[str]:
+    """What is trained before the first training, and how long that takes; nothing where there is no teacher."""
+    if not teachers:
+        return []
+    needed = [teacher for teacher in teachers if teacher.seconds != 0]
+    there = len(teachers) - len(needed)
+    if not needed:
+        return [f"Teachers: {there}, in the cache already."]
+    seconds = [teacher.seconds for teacher in needed if teacher.seconds is not None]
+    images = images_text(sum(teacher.images for teacher in needed))
+    time = f", done in {duration_text(sum(seconds))}" if seconds else ""
+    others = f"; {there} more in the cache already" if there else ""
+    return [
+        f"Teachers: {len(needed)} to train before all else, once for all trainings: {images} images{time}{others}. That "
+        "is in none of the other numbers."
+    ]
 
 
 def cost_text(cost: Cost | None, unit: str) -> str:

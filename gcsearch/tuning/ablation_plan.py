@@ -14,7 +14,9 @@ from gcsearch.registry import spec
 from gcsearch.statistics import RETRAINING_NOISE, resolvable_paired_gap
 from gcsearch.statistics.verdicts import ALPHA
 from gcsearch.tuning.ablation import AblationSpec
-from gcsearch.tuning.planning import NETWORKS, Cost, concurrent_here, cost_of, device_name, kind_of, measure
+from gcsearch.tuning.measuring import NETWORKS, measure
+from gcsearch.tuning.planning import Cost, concurrent_here, cost_of, device_name, kind_of
+from gcsearch.tuning.teacher_costs import PlannedTeacher, planned_teachers
 
 CORRELATION: Final = 0.5
 """Assumed between the scores of two arms on one seed, until an ablation has measured it."""
@@ -31,6 +33,7 @@ class AblationPlan:
         contrasts: What will be judged; of a path, in the first step.
         num_judged: Contrasts that the error rate is for; of a path, those of all steps that it may have.
         cost: All trainings with their evaluations; None if this machine cannot tell.
+        teachers: What is trained before the first of them; not in `cost`.
         gap: Smallest relative gaps that the seeds tell four times in five after correction: for the lowest and the
             highest usual noise, or for the measured noise and its upper limit.
         noise: What an earlier ablation knows of the reference's noise; None if none does.
@@ -45,6 +48,7 @@ class AblationPlan:
     contrasts: tuple[str, ...]
     num_judged: int
     cost: Cost | None
+    teachers: tuple[PlannedTeacher, ...]
     gap: tuple[float, float]
     noise: KnownNoise | None
     correlation: float
@@ -107,6 +111,7 @@ def plan_ablation(ablation: AblationSpec, noise: KnownNoise | None = None) -> Ab
         num_judged=num_judged,
         contrasts=tuple(one.name for one in ablation.layout.contrasts),
         cost=cost_of(train, sample, resources, concurrent_here(resources)) if is_measurable else None,
+        teachers=planned_teachers(recipes.values(), is_measurable=is_measurable),
         gap=(low, high),
         noise=noise,
         correlation=correlation,

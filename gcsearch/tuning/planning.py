@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -15,18 +14,16 @@ import torch
 from gcsearch.config import Experiment
 from gcsearch.errors import ConfigError
 from gcsearch.ledger import TrialRecord
-from gcsearch.metrics.evaluate import generate
 from gcsearch.registry import spec
-from gcsearch.science.randomness import draw_step
-from gcsearch.science.samplers import Sampler
 from gcsearch.statistics import RETRAINING_NOISE, resolvable_gap
-from gcsearch.training.step import Learner
 from gcsearch.tuning.finalists import every_images, num_samples
+from gcsearch.tuning.measuring import NETWORKS, measure
 from gcsearch.tuning.replay import Simulation
 from gcsearch.tuning.samplers import RandomChooser
 from gcsearch.tuning.samplers.plain import GridSampler, RandomSampler
 from gcsearch.tuning.settings import Resources
 from gcsearch.tuning.spec import StudySpec
+from gcsearch.tuning.teacher_costs import PlannedTeacher, planned_teachers
 
 DRAWS: Final = 100
 """Random recipes from which those to measure are taken."""
@@ -34,19 +31,9 @@ DRAWS: Final = 100
 MEASURED: Final = 6
 """Recipes that are measured at most."""
 
-STAGES: Final = (1 / 6, 1 / 2, 5 / 6)
-"""Where in a training steps are measured, since schedules change what a step costs."""
-
-FULL_BATCH_SECONDS: Final = 1.0
-"""Longest expected step for which the whole batch is measured; else a part of it, and the time is scaled."""
-
-PROBE_BATCH: Final = 16
 SIMULATIONS: Final = 10
 MAX_TRIALS: Final = 500
 """Trials of a simulated study at most, where only hours limit it."""
-
-NETWORKS: Final = 2
-"""Networks that an evaluation judges: the averaged and the current weights."""
 
 COSTLY: Final = ("network", "coupling", "objective", "distance")
 """Sections that decide what a step costs, by their component; the batch size does too."""
@@ -113,6 +100,7 @@ class Plan:
         search: Cost of the search; None if nothing was measured.
         finalists: Cost of the finalists; None without any, or if nothing was measured.
         num_finalists: Trainings of finalists.
+        teachers: What is trained before the first trial; in none of the costs.
         gap: Smallest relative gaps between two recipes that their seeds tell apart four times in five, for the lowest
             and the highest usual noise; None without finalists.
         unit: What device hours count.
@@ -127,6 +115,7 @@ class Plan:
     search: Cost | None
     finalists: Cost | None
     num_finalists: int
+    teachers: tuple[PlannedTeacher, ...]
     gap: tuple[float, float] | None
     unit: str
 
@@ -186,6 +175,7 @@ def make_plan(study: StudySpec) -> Plan:
         search=search,
         finalists=finalists,
         num_finalists=num_finalists,
+        teachers=planned_teachers(study.recipes(), is_measurable=bool(steps)),
         gap=gap,
         unit="GPU" if resources.gpus_per_worker else "worker",
     )
@@ -292,58 +282,3 @@ def kind_of(experiment: Experiment) -> str:
     size = ", ".join(f"{key}={value}" for key, value in network.items() if key != "name")
     others = [str(getattr(experiment, section).name) for section in COSTLY if section != "network"]
     return f"{network['name']} ({size}), {', '.join(others)}, batches of {experiment.training.batch_size}"
-
-
-def measure(experiment: Experiment, device: torch.device) -> tuple[float, float]:
-    """Seconds per image of training, and seconds per generated sample of one of the NETWORKS that are evaluated.
-
-    The images are noise: a step costs the same on any. The network is not compiled, which would take minutes.
-    """
-    training, data = experiment.training, experiment.data
-    plain = replace(experiment, training=replace(training, compile=False))
-    learner = Learner(plain, device, may_be_untrained=True)
-
-    def step(at: int, batch_size: int) -> float:
-        draws = draw_step(0, at, batch_size, data.draw_source, device)
-        images = torch.rand(batch_size, *data.event_shape, device=device) * 2 - 1
-        started = _now(device)
-        learner.step(images, draws, at)
-        return _now(device) - started
-
-    probe = min(PROBE_BATCH, training.batch_size)
-    step(0, probe)  # the first one also sets things up
-    seconds = step(0, probe)
-    batch_size = training.batch_size if seconds * training.batch_size / probe < FULL_BATCH_SECONDS else probe
-    stages = [int(stage * training.num_steps) for stage in STAGES]
-    if batch_size > probe:
-        step(0, batch_size)
-    train = sum(_shortest(step, at, batch_size) for at in stages) / (len(stages) * batch_size)
-
-    def sample(sampler: Sampler) -> float:
-        started, count = _now(device), 4 * probe
-        generate(
-            learner.models.ema,
-            sampler,
-            0,
-            count,
-            seed=0,
-            source=data.draw_source,
-            is_image=len(data.event_shape) == 3,
-            device=device,
-        )
-        return (_now(device) - started) / count
-
-    evaluation = experiment.evaluation
-    # Further samplers draw from one network only.
-    return train, sample(evaluation.sampler) + sum(map(sample, evaluation.further_samplers)) / NETWORKS
-
-
-def _shortest(step: Any, at: int, batch_size: int) -> float:
-    """The shorter one of two tries: other work on the machine only ever adds."""
-    return float(min(step(at, batch_size) for _ in range(2)))
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

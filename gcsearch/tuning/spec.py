@@ -79,6 +79,10 @@ class StudySpec:
         """Experiment of a trial's parameters."""
         return Experiment.from_document(self.space.draw(FixedChooser(params), self.base)[1])
 
+    def recipes(self) -> list[Experiment]:
+        """One recipe for every combination of the space's options: what a trial may need is what one of them needs."""
+        return [self.experiment_of(values) for values in self.space.variations(self.base)]
+
     def prepare(self, tell: Tell = lambda _: None) -> list[TrainedTeacher]:
         """Fetch what the trials need beyond their recipes, and train their teachers, before the first of them starts.
 
@@ -92,8 +96,7 @@ class StudySpec:
             WeightsError: Published weights that a trial needs cannot be had.
             TeacherError: The training of a teacher diverged.
         """
-        experiments = [self.experiment_of(values) for values in self.space.variations(self.base)]
-        return prepare_all(experiments, tell)
+        return prepare_all(self.recipes(), tell)
 
     def identity(self) -> dict[str, Any]:
         """What may not change between two runs of a study: experiment, space, objective, stopping rule."""

@@ -89,3 +89,34 @@ def test_a_larger_network_costs_more_and_needs_no_data():
     small, large = cost(16), cost(512)
     assert 0 < small[0] < large[0]
     assert 0 < small[1] < large[1]
+
+
+# Teachers ---------------------------------------------------------------------------------------------------------
+
+
+def distilled(**teacher):
+    teacher = {"name": "trained", "num_images": 6_400, "batch_size": 64, **teacher}
+    return {"name": "consistency_distillation", "teacher": teacher}
+
+
+def test_teachers_are_counted_once_each_where_they_are_not_in_the_cache(load, monkeypatch, tmp_path):
+    monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
+    for place in ("planning", "teacher_costs"):
+        monkeypatch.setattr(f"gcsearch.tuning.{place}.measure", lambda experiment, device: (0.5, 0.01))
+    assert make_plan(load()).teachers == ()
+    values = ["consistency", distilled(), {**distilled(), "solver": "euler"}, distilled(seed=1, num_images=3_200)]
+    study = load(space={"objective": {"values": values}, "optimizer.lr": {"min": 1e-4, "max": 1e-2}}, stopping="none")
+    plan = make_plan(study)
+    judged = 2_000 * 2 * 0.01  # once, at the end: both networks
+    assert [(one.images, one.seconds) for one in plan.teachers] == [
+        (6_400, pytest.approx(6_400 * 0.5 + judged)),
+        (3_200, pytest.approx(3_200 * 0.5 + judged)),
+    ]
+    stage = next(recipe.teacher_stage for recipe in study.recipes() if recipe.teacher_stage is not None)
+    assert plan.teachers[0].fingerprint == stage.fingerprint
+    stage.model_path.parent.mkdir(parents=True)
+    stage.model_path.touch()
+    again = make_plan(study)
+    assert [one.seconds for one in again.teachers] == [0.0, plan.teachers[1].seconds]
+    assert again.search == plan.search
+    json.dumps(again.to_dict(), allow_nan=False)
