@@ -175,8 +175,8 @@ def teachers_text(teachers: Sequence[PlannedTeacher]) -> list[str]:
     time = f", done in {duration_text(sum(seconds))}" if seconds else ""
     others = f"; {there} more in the cache already" if there else ""
     return [
-        f"Teachers: {len(needed)} to train before all else, once for all trainings: {images} images{time}{others}. That "
-        "is in none of the other numbers."
+        f"Teachers: {len(needed)} to train before all else, once for all trainings: {images} images{time}{others}. "
+        "That is in none of the other numbers."
     ]
 
 

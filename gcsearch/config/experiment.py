@@ -227,7 +227,7 @@ class Experiment:
             )
         try:
             objective.check(self.recipe)
-            objective.check_training(shape, self.training.num_images)
+            objective.check_training(self.network, shape, self.training.num_images)
         except ValueError as error:
             raise FieldError("objective", f"'{objective.name}' {error}") from None
         try:

@@ -167,6 +167,10 @@ BASE = {"name": "x", "data": {"name": "gaussians_2m2m"}, "network": {"name": "ml
         ({"objective": {"name": "scm", "teacher": "checkpoint"}}, "set slope or start to teacher"),
         ({"objective": {"name": "scm", "warmup": 2}}, "warmup must be in [0, 1], got 2"),
         ({"objective": {"name": "scm", "c": 0}}, "c must be > 0, got 0"),
+        (
+            {"data": "digits", "process": "trig", "network": {"name": "song_unet", "embedding": "fourier"}},
+            "objective 'scm' needs network.fourier_scale of at most 0.02 with network.embedding=fourier, got 16.0",
+        ),
     ],
 )
 def test_meaningless_recipes_are_refused(change, message):

@@ -12,6 +12,7 @@ from gcsearch.registry import Component, Registry
 from gcsearch.science.couplings import Coupling, EndPoints, Predictor, Unpaired
 from gcsearch.science.distances import Distance
 from gcsearch.science.flows import LearnedFlow
+from gcsearch.science.networks import Network
 from gcsearch.science.optimizers import Adam, Optimizer
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Process
@@ -123,13 +124,13 @@ class Objective(Component, ABC):
         """
         del recipe
 
-    def check_training(self, event_shape: tuple[int, ...], num_images: int) -> None:
-        """Nothing, if the objective can be trained on examples of a shape, and all its parts have their turn.
+    def check_training(self, network: Network, event_shape: tuple[int, ...], num_images: int) -> None:
+        """Nothing, if the objective can train such a network on examples of a shape, and all its parts have their turn.
 
         Raises:
             ValueError: It cannot, or one of them has not in `num_images` images.
         """
-        del event_shape, num_images
+        del network, event_shape, num_images
 
     def target_decay(self, recipe: Recipe, step: int, num_steps: int) -> float:
         """Weight of the old average, in [0, 1), in the update of `Models.target` after step `step` (0-based).

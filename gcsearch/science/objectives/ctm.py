@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gcsearch.science.discriminators import Discriminator, taken_for_real, told_apart
 from gcsearch.science.flows import LearnedFlow, solver_step
+from gcsearch.science.networks import Network
 from gcsearch.science.objectives.base import (
     LossTerms,
     Models,
@@ -105,7 +106,8 @@ class ConsistencyTrajectory(Objective):
     def companion_optimizer(self) -> Optimizer:
         return super().companion_optimizer if self.rival is None else self.rival.optimizer
 
-    def check_training(self, event_shape: tuple[int, ...], num_images: int) -> None:
+    def check_training(self, network: Network, event_shape: tuple[int, ...], num_images: int) -> None:
+        del network
         if self.rival is None:
             return
         try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
 
+from gcsearch.science.networks import Network
+from gcsearch.science.networks.song_unet import SongUNet
 from gcsearch.science.objectives.base import (
     LossTerms,
     Models,
@@ -25,6 +27,9 @@ from gcsearch.science.preconditioning import ConsistencyFunction, per_example
 from gcsearch.science.randomness import StepDraws
 from gcsearch.science.shapes import Batch, DropoutSeed, PerExample
 from gcsearch.science.teachers import Teacher
+
+FOURIER_SCALE: Final = 0.02
+"""Largest scale of a Fourier embedding whose derivative by time stays small. Source: sCM section 4.1."""
 
 
 @objectives.register("scm")
@@ -81,6 +86,15 @@ class ContinuousConsistency(Objective):
     @property
     def starts_from_teacher(self) -> bool:
         return self.start == "teacher"
+
+    def check_training(self, network: Network, event_shape: tuple[int, ...], num_images: int) -> None:
+        del event_shape, num_images
+        if isinstance(network, SongUNet) and network.embedding == "fourier" and network.fourier_scale > FOURIER_SCALE:
+            raise ValueError(
+                f"needs network.fourier_scale of at most {FOURIER_SCALE} with network.embedding=fourier, got "
+                f"{network.fourier_scale}: the derivative by time grows with it. Lower it, or take the embedding "
+                "positional"
+            )
 
     def companion(self, event_shape: tuple[int, ...]) -> nn.Module | None:
         del event_shape
