@@ -151,23 +151,25 @@ def _is_legal(config: dict[str, Any], key: str, value: float) -> bool:
 
 
 def _without_effect(results: StudyResults) -> Iterator[Finding]:
-    """Parameters whose values make no difference at the latest rung that enough trials have reached."""
+    """Parameters that make no difference to any objective at the latest rung that enough trials have reached."""
     records = [record for record in results.searched() if record.results]
     rungs = Counter(result.images for record in records for result in record.results)
     known = [images for images, count in rungs.items() if count >= MIN_TRIALS]
     if not known:
         return
-    images = max(known)
+    images, metrics = max(known), {one["key"] for one in results.objectives}
     for key in dict.fromkeys(key for record in records for key in record.params):
         pairs = [
-            (record.params[key], value)
+            (record.params[key], result.metrics)
             for record in records
-            if key in record.params and (value := record.value_at(results.metric, images)) is not None
+            if key in record.params and (result := record.at(images)) and metrics <= result.metrics.keys()
         ]
         if len(pairs) < MIN_TRIALS:
             continue
-        chance = _chance([value for value, _ in pairs], [score for _, score in pairs])
-        if chance is not None and chance > NO_EFFECT:
+        values = [value for value, _ in pairs]
+        chances = [_chance(values, [scores[metric] for _, scores in pairs]) for metric in metrics]
+        chance = min(0.0 if one is None else one for one in chances)
+        if chance > NO_EFFECT:
             seen = f"{len(pairs)} trials, p = {chance:.2f}"
             text = f"{key}: no effect seen at {images:,} images ({seen}). If more trials show none, fix it."
             yield Finding(kind="no_effect", key=key, text=text)

@@ -60,6 +60,7 @@ class Importance:
     """How important a parameter is.
 
     Attributes:
+        metric: For which objective, e.g. ``fid``.
         key: The parameter.
         images: The rung.
         share: Its share of the importance of all parameters, from 0 to 1.
@@ -68,6 +69,7 @@ class Importance:
         num_trials: Trials at the rung that have the parameter.
     """
 
+    metric: str
     key: str
     images: int
     share: float
@@ -81,6 +83,7 @@ class Interaction:
     """What two parameters do together beyond what each does alone.
 
     Attributes:
+        metric: In which objective, e.g. ``fid``.
         first: One parameter.
         second: The other.
         images: The rung.
@@ -91,6 +94,7 @@ class Interaction:
         num_trials: Trials that counted.
     """
 
+    metric: str
     first: str
     second: str
     images: int
@@ -136,7 +140,7 @@ def importances(
     """Importance of every parameter at each telling rung, the most important first; empty with too few trials.
 
     Args:
-        results: The study.
+        results: The study, with scores of the objective in question.
         prepare: Makes the measure from all trials at a rung and their losses; it is called for all of them, and for
             each of the bootstrap's resamples.
     """
@@ -158,7 +162,15 @@ def _importances(
         low, high = np.quantile([one[key] for one in resampled], [tail, 1 - tail])
         num = sum(key in one.params for one in seen)
         found.append(
-            Importance(key=key, images=images, share=shares[key], low=float(low), high=float(high), num_trials=num)
+            Importance(
+                metric=results.objective["metric"],
+                key=key,
+                images=images,
+                share=shares[key],
+                low=float(low),
+                high=float(high),
+                num_trials=num,
+            )
         )
     return sorted(found, key=lambda one: -one.share)
 
@@ -239,7 +251,15 @@ def interactions(results: StudyResults) -> list[Interaction]:
         tested = [(pair, test) for pair in pairs if (test := _two_way(seen, *(levels[key] for key in pair)))]
         adjusted = _holm([p for _, (_, p, _) in tested])
         found = [
-            Interaction(first=pair[0], second=pair[1], images=images, share=share, p=p, num_trials=num)
+            Interaction(
+                metric=results.objective["metric"],
+                first=pair[0],
+                second=pair[1],
+                images=images,
+                share=share,
+                p=p,
+                num_trials=num,
+            )
             for (pair, (share, _, num)), p in zip(tested, adjusted, strict=True)
         ]
         return sorted(found, key=lambda one: -one.share)

@@ -2,13 +2,14 @@
 
 Kendall's tau between the scores at a rung and those at the horizon. Only full-length trials have both, and most of them
 are full-length because they did well early: among such survivors tau is smaller than among all. Audit trials, which the
-stopping rule may not stop, put that right: those that it would have stopped stand for all that it did stop.
+stopping rule may not stop, put that right: those that it would have stopped stand for all that it did stop. With
+several objectives each has its own tau, and the rule compares places on their fronts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from scipy.stats import rankdata
 
 from gcsearch.analysis.results import StudyResults
 from gcsearch.ledger import TrialRecord
+from gcsearch.pareto import places
 from gcsearch.statistics import CONFIDENCE
 
 GOOD: Final = 0.5
@@ -66,11 +68,13 @@ class RankFidelity:
     """How well the rungs of a study rank.
 
     Attributes:
+        metric: The objective by which trials are ranked, e.g. ``fid``.
         rungs: Those with enough trials, increasing.
         is_unbiased: Whether all of them are.
         advice: What to do about it, in words.
     """
 
+    metric: str
     rungs: tuple[RungFidelity, ...]
     is_unbiased: bool
     advice: str
@@ -78,7 +82,7 @@ class RankFidelity:
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         rungs = [asdict(rung) for rung in self.rungs]
-        return {"rungs": rungs, "is_unbiased": self.is_unbiased, "advice": self.advice}
+        return {"metric": self.metric, "rungs": rungs, "is_unbiased": self.is_unbiased, "advice": self.advice}
 
 
 def weighted_tau(
@@ -105,8 +109,13 @@ def _taus(first: Sequence[float], last: Sequence[float], weights: Array, groups:
     return taus
 
 
+def rank_fidelities(results: StudyResults) -> list[RankFidelity]:
+    """Fidelity of a study's rungs by each of its objectives."""
+    return [rank_fidelity(one) for one in results.by_objective()]
+
+
 def rank_fidelity(results: StudyResults) -> RankFidelity:
-    """Fidelity of every rung of a study before the last.
+    """Fidelity of every rung of a study before the last, by the objective that the results' scores are of.
 
     Trials are compared inside the groups in which the stopping rule compares them.
     """
@@ -117,7 +126,12 @@ def rank_fidelity(results: StudyResults) -> RankFidelity:
     table = _Scores(results, records, horizon)
     found = [rung for one in images if (rung := table.fidelity(one, one in decisive)) is not None]
     is_unbiased = all(rung.is_unbiased for rung in found)
-    return RankFidelity(rungs=tuple(found), is_unbiased=is_unbiased, advice=_advice(found, table.num_full))
+    return RankFidelity(
+        metric=results.objective["metric"],
+        rungs=tuple(found),
+        is_unbiased=is_unbiased,
+        advice=_advice(found, table.num_full),
+    )
 
 
 class _Scores:
@@ -130,11 +144,11 @@ class _Scores:
         self.within = results.state.study.get("within")
         self.full = [record for record in records if self.final(record) is not None]
         self.num_full = len(self.full)
+        self._compared: dict[tuple[int, Any], dict[str, float]] = {}
 
     def at(self, record: TrialRecord, images: int) -> float | None:
         """Loss at a rung."""
-        value = record.value_at(self.results.metric, images)
-        return None if value is None else value if self.results.lower_is_better else -value
+        return _loss(record, images, self.results.objective)
 
     def final(self, record: TrialRecord) -> float | None:
         """Loss at the horizon; the worst if it diverged on the way."""
@@ -147,16 +161,32 @@ class _Scores:
     def would_stop(self, audit: TrialRecord) -> bool:
         """Whether an audit was worse, at a rung where the rule decides, than every ordinary trial that went on."""
         for images in self.results.state.study.get("stopping_rungs", ()):
-            own = self.at(audit, images)
+            compared = self.compared(images, self.group(audit))
+            own = compared.get(audit.trial)
             others = [
-                loss
+                compared[record.trial]
                 for record in self.records
-                if not record.is_audit and record.images > images and self.group(record) == self.group(audit)
-                if (loss := self.at(record, images)) is not None
+                if not record.is_audit and record.images > images and record.trial in compared
             ]
             if own is not None and others and own > max(others):
                 return True
         return False
+
+    def compared(self, images: int, group: Any) -> dict[str, float]:
+        """What the rule compares at a rung: losses, with several objectives places among the group's trials."""
+        if (images, group) not in self._compared:
+            records = [record for record in self.records if self.group(record) == group]
+            losses = {
+                record.trial: [loss for loss in found if loss is not None]
+                for record in records
+                if None not in (found := [_loss(record, images, one) for one in self.results.objectives])
+            }
+            if not self.results.has_front:
+                self._compared[images, group] = {trial: loss for trial, [loss] in losses.items()}
+            else:
+                order = places(list(losses.values())).tolist()
+                self._compared[images, group] = dict(zip(losses, order, strict=True))
+        return self._compared[images, group]
 
     def fidelity(self, images: int, decides: bool) -> RungFidelity | None:
         """Fidelity of one rung; None with too few trials."""
@@ -187,6 +217,11 @@ class _Scores:
             decides=decides,
             misranked=_misranked(full, early, late, weights) if tau < BAD else None,
         )
+
+
+def _loss(record: TrialRecord, images: int, objective: Mapping[str, Any]) -> float | None:
+    value = record.value_at(objective["key"], images)
+    return None if value is None else value if objective["goal"] == "minimize" else -value
 
 
 def _interval(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,12 @@ class StudyResults:
     Attributes:
         directory: Its folder.
         state: What its ledger adds up to.
+        objective_index: Which of its objectives scores are of. Fronts and rankings are the same with each.
     """
 
     directory: Path
     state: StudyState
+    objective_index: int = 0
 
     @property
     def name(self) -> str:
@@ -65,15 +67,24 @@ class StudyResults:
         """Whether there are several objectives, so that a front takes the place of a winner."""
         return len(self.objectives) > 1
 
+    def by_objective(self) -> list[StudyResults]:
+        """The study once for each objective, with the scores of that one."""
+        return [replace(self, objective_index=index) for index in range(len(self.objectives))]
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        """The objective that scores are of: the first, unless `by_objective` says another."""
+        return self.objectives[self.objective_index]
+
     @property
     def metric(self) -> str:
-        """Key of the first objective in results, e.g. ``eval/fid``."""
-        return str(self.state.study["objective"]["key"])
+        """Key of the objective in results, e.g. ``eval/fid``."""
+        return str(self.objective["key"])
 
     @property
     def lower_is_better(self) -> bool:
         """Direction of the objective."""
-        return bool(self.state.study["objective"]["goal"] == "minimize")
+        return bool(self.objective["goal"] == "minimize")
 
     @property
     def keys(self) -> list[str]:
@@ -82,7 +93,7 @@ class StudyResults:
 
     def value(self, record: TrialRecord) -> float | None:
         """The objective of a trial: its last or best value, as the study says."""
-        return record.value(self.metric, self.state.study["objective"]["use"], self.lower_is_better)
+        return record.value(self.metric, self.objective["use"], self.lower_is_better)
 
     def front(self) -> list[TrialRecord]:
         """Completed trials that no other one dominates, best in the first objective first.
@@ -102,8 +113,7 @@ class StudyResults:
         if self.has_front:
             ranking = by_front(self.state)
         else:
-            use = self.state.study["objective"]["use"]
-            ranking = self.state.ranking(self.metric, lower_is_better=self.lower_is_better, use=use)
+            ranking = self.state.ranking(self.metric, lower_is_better=self.lower_is_better, use=self.objective["use"])
         for objective in self.objectives:
             check_comparable(
                 result.identities[objective["key"]]

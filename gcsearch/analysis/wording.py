@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from gcsearch.analysis.rank_fidelity import RankFidelity
 from gcsearch.analysis.results import StudyResults
 from gcsearch.fronts import values_of
 from gcsearch.ledger import TrialRecord
@@ -14,7 +15,7 @@ from gcsearch.tracking.names import number, short_names
 
 def metric_title(results: StudyResults) -> str:
     """Objective as people call it, with the features behind it, e.g. ``FID (digits features)``."""
-    return _score_title(results, results.metric)
+    return objective_title(results, results.objective)
 
 
 def _score_title(results: StudyResults, key: str) -> str:
@@ -37,6 +38,16 @@ def objectives_text(results: StudyResults, record: TrialRecord) -> str:
     pairs = zip(results.objectives, values_of(record, results.objectives), strict=True)
     values = ", ".join(f"{one['metric']} {'-' if value is None else number(value, digits=4)}" for one, value in pairs)
     return f"{record.trial} ({values})"
+
+
+def advices(results: StudyResults, fidelities: Sequence[RankFidelity]) -> list[str]:
+    """What to do about the rungs: a sentence for each objective; one for all that ask for the same."""
+    if not results.has_front:
+        return [fidelity.advice for fidelity in fidelities]
+    same: dict[str, list[str]] = {}
+    for objective, fidelity in zip(results.objectives, fidelities, strict=True):
+        same.setdefault(fidelity.advice, []).append(objective["metric"])
+    return [f"Ranks of {_list(names)}: {advice[0].lower()}{advice[1:]}" for advice, names in same.items()]
 
 
 def front_text(results: StudyResults) -> str:

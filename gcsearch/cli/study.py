@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch.analysis.health import findings
-from gcsearch.analysis.rank_fidelity import rank_fidelity
+from gcsearch.analysis.rank_fidelity import rank_fidelities
 from gcsearch.analysis.results import StudyResults, all_results, open_results, write_tables
-from gcsearch.analysis.wording import front_text, verdict_text
+from gcsearch.analysis.wording import advices, front_text, verdict_text
 from gcsearch.cli.console import print_json, progress, results, say, tell
 from gcsearch.cli.live import LiveView
 from gcsearch.cli.outside import run_outside
@@ -217,12 +217,11 @@ def show_command(study: str | None, studies: str, *, as_json: bool) -> None:
     results.print(leaderboard(outcome, outcome.rows(), results.width))
     print_finalists(outcome)
     results.print(costs(outcome))
-    fidelity = rank_fidelity(outcome)
-    if fidelity.rungs:
-        results.print(fidelity_table(fidelity))
-        if outcome.has_front:
-            say(f"These ranks are of {outcome.objectives[0]['metric']}, the first objective.")
-    say(fidelity.advice)
+    fidelities = rank_fidelities(outcome)
+    if any(fidelity.rungs for fidelity in fidelities):
+        results.print(fidelity_table(fidelities))
+    for advice in advices(outcome, fidelities):
+        say(advice)
     for finding in findings(outcome):
         say(f"Note: {finding.text}", style="yellow")
     _print_failures(outcome)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gcsearch.analysis.health import findings
-from gcsearch.analysis.rank_fidelity import RankFidelity, rank_fidelity
+from gcsearch.analysis.rank_fidelity import RankFidelity, rank_fidelities
 from gcsearch.analysis.results import Row, StudyResults
 from gcsearch.analysis.wording import (
     cells,
@@ -155,21 +155,24 @@ def costs_json(results: StudyResults) -> dict[str, Any]:
     }
 
 
-def fidelity_table(fidelity: RankFidelity) -> Table:
-    """How well the rungs rank: those at which the stopping rule decides, or all without one."""
-    deciding = [rung for rung in fidelity.rungs if rung.decides] or list(fidelity.rungs)
+def fidelity_table(fidelities: Sequence[RankFidelity]) -> Table:
+    """How well the rungs rank by each objective: those at which the stopping rule decides, or all without one."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    if len(fidelities) > 1:
+        table.add_column("ranks of", no_wrap=True)
     for heading in ("rung", "Kendall's tau with the last rung [95 %]", "full-length", "audits", "stopped"):
         table.add_column(heading, justify="left" if "tau" in heading else "right")
-    for rung in deciding:
-        text = f"{rung.tau:5.2f} [{rung.low:.2f}, {rung.high:.2f}]"
-        table.add_row(
-            images_text(rung.images),
-            text if rung.is_unbiased else f"{text} survivors only",
-            str(rung.num_trials),
-            str(rung.num_audits),
-            str(rung.num_stopped),
-        )
+    for fidelity in fidelities:
+        for index, rung in enumerate([rung for rung in fidelity.rungs if rung.decides] or fidelity.rungs):
+            text = f"{rung.tau:5.2f} [{rung.low:.2f}, {rung.high:.2f}]"
+            table.add_row(
+                *([] if len(fidelities) == 1 else ["" if index else fidelity.metric]),
+                images_text(rung.images),
+                text if rung.is_unbiased else f"{text} survivors only",
+                str(rung.num_trials),
+                str(rung.num_audits),
+                str(rung.num_stopped),
+            )
     return table
 
 
@@ -211,7 +214,8 @@ def row_json(results: StudyResults, row: Row) -> dict[str, Any]:
 
 
 def study_json(results: StudyResults) -> dict[str, Any]:
-    """A study for ``--json``; the trials of the search by rank, then the finalists."""
+    """A study for ``--json``; the trials of the search by rank, then the finalists. See `docs/studies.md`."""
+    fidelities = [fidelity.to_dict() for fidelity in rank_fidelities(results)]
     finalists = [Row(record=record, value=results.value(record), rank=None) for record in results.finalists()]
     return {
         "study": results.name,
@@ -223,7 +227,8 @@ def study_json(results: StudyResults) -> dict[str, Any]:
         "counts": results.counts(),
         "costs": costs_json(results),
         "finalists": None if results.selection is None else results.selection.to_dict(),
-        "rank_fidelity": rank_fidelity(results).to_dict(),
+        "rank_fidelity": fidelities[0],
+        "rank_fidelities": fidelities,
         "warnings": [dataclasses.asdict(finding) for finding in findings(results)],
         "trials": [row_json(results, row) for row in [*results.rows(), *finalists]],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gcsearch.analysis.rank_fidelity import rank_fidelities
 from gcsearch.analysis.report import write_report
 from gcsearch.analysis.report.answer import answer
 from gcsearch.analysis.report.drawing import save, style
 from gcsearch.analysis.report.front import front_figure, front_of_finalists_figure
 from gcsearch.analysis.report.study_tables import finalists_table, trials_table
 from gcsearch.analysis.results import open_results
-from gcsearch.analysis.wording import front_text, verdict_text
+from gcsearch.analysis.wording import advices, front_text, verdict_text
 from gcsearch.cli.tables import leaderboard, study_json
 from gcsearch.errors import StudyError
 from gcsearch.export import export_trial
@@ -164,6 +166,21 @@ def test_the_front_is_drawn(results, tmp_path, objectives):
         assert len(axes) == {2: 1, 3: 3}[len(objectives)]
         assert axes[0].get_xlabel() == "training time (s), lower is better"
         assert axes[0].get_ylabel() == "FID (digits features), lower is better"
+
+
+def test_the_advice_about_rungs_names_the_objectives_it_is_about(results):
+    two = results((FID, COST, RECALL))
+    fidelities = rank_fidelities(two)
+    (same,) = advices(two, fidelities)
+    assert same.startswith("Ranks of fid, train_seconds and recall: 5 full-length trials are too few")
+    other = dataclasses.replace(fidelities[1], advice="Early rungs can be trusted.")
+    assert (
+        advices(two, [fidelities[0], other, fidelities[2]])[1] == "Ranks of train_seconds: early rungs can be trusted."
+    )
+    one = results((FID,))
+    assert advices(one, rank_fidelities(one))[0].startswith("5 full-length trials")
+    assert [one["metric"] for one in study_json(two)["rank_fidelities"]] == ["fid", "train_seconds", "recall"]
+    assert study_json(two)["rank_fidelity"]["metric"] == "fid"
 
 
 @pytest.mark.slow

@@ -56,6 +56,20 @@ def study(tmp_path: Path):
     return make
 
 
+def test_a_parameter_that_matters_to_one_objective_of_several_is_no_finding(study):
+    random = np.random.default_rng(0)
+    mus, scores, noise = random.random(30), random.random(30), random.random(30)
+    found = []
+    for costs in (mus, noise):
+        results = study([({"coupling.mu": float(mu)}, float(score)) for mu, score in zip(mus, scores, strict=True)])
+        cost = {"metric": "train_seconds", "key": "cost/train_seconds", "goal": "minimize", "use": "last"}
+        results.state.study["objectives"] = [results.state.study["objective"], cost]
+        for record, value in zip(results.searched(), costs, strict=True):
+            record.results[0].metrics["cost/train_seconds"] = float(value)
+        found.append(("no_effect", "coupling.mu") in kinds(results))
+    assert found == [False, True]
+
+
 def kinds(results):
     return [(finding.kind, finding.key) for finding in findings(results)]
 

@@ -23,15 +23,22 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr(importance, "NUM_RESAMPLES", 25)
 
 
-def study(trials, stopped=(), diverged=(), goal="minimize"):
-    """Results of trials given as (parameters, score); some end at the first rung, some before it."""
+def study(trials, stopped=(), diverged=(), goal="minimize", costs=None):
+    """Results of trials given as (parameters, score); some end at the first rung, some before it.
+
+    With costs, one a trial, they are the second objective.
+    """
     objective = {"metric": "score", "key": "eval/score", "goal": goal, "use": "last"}
     events = [{"event": "study_started", "study": "s", "objective": objective, "horizon_images": HORIZON}]
+    if costs is not None:
+        cost = {"metric": "train_seconds", "key": "cost/train_seconds", "goal": "minimize", "use": "last"}
+        events[0]["objectives"] = [objective, cost]
     for number, (params, score) in enumerate(trials):
         trial = {"trial": f"{number:04d}"}
         events.append({"event": "trial_started", "params": params} | trial)
         rungs = () if number in diverged else (RUNG,) if number in stopped else (RUNG, HORIZON)
-        events += [{"event": "result", "images": images, "metrics": {"eval/score": score}} | trial for images in rungs]
+        metrics = {"eval/score": score} | ({} if costs is None else {"cost/train_seconds": costs[number]})
+        events += [{"event": "result", "images": images, "metrics": metrics} | trial for images in rungs]
         state = "diverged" if number in diverged else "stopped" if number in stopped else "completed"
         events.append({"event": "trial_ended", "state": state} | trial)
     time = {"time": "2026-01-01T00:00:00+00:00"}
@@ -98,6 +105,19 @@ def test_too_few_trials_have_no_importance():
     results = study([({"a": number}, float(number)) for number in range(14)])
     assert telling_rungs(results) == []
     assert importances(results, PedAnova) == interactions(results) == []
+
+
+def test_each_objective_has_what_a_study_of_it_alone_would_have():
+    trials = random_trials(lambda params: params["a"])
+    others = random_trials(lambda params: (params["word"] == "x") * (params["a"] > 0.5))
+    both = study(trials, costs=[cost for _, cost in others])
+    alone = [study(trials), study(others)]
+    for by_one, expected, metric in zip(both.by_objective(), alone, ("score", "train_seconds"), strict=True):
+        for found in (importances(by_one, PedAnova), interactions(by_one)):
+            assert {one.metric for one in found} == {metric}
+        assert [one.share for one in importances(by_one, PedAnova)] == [one.share for one in shares(expected).values()]
+        assert [one.p for one in interactions(by_one)] == [one.p for one in interactions(expected)]
+    assert importances(both, PedAnova)[0].key == "a"
 
 
 def test_places_are_ranks_and_few_numbers_are_words():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gcsearch.analysis.rank_fidelity import rank_fidelity, weighted_tau
+from gcsearch.analysis.rank_fidelity import rank_fidelities, rank_fidelity, weighted_tau
 from gcsearch.analysis.results import StudyResults
 from gcsearch.ledger import StudyState
 
@@ -17,20 +17,35 @@ RUNGS = (64_000, 128_000, 192_000, 256_000)
 
 
 def study(
-    curves, *, stopped_at=None, audits=(), params=None, rules=(64_000,), goal="minimize", diverged=(), within=None
+    curves,
+    *,
+    stopped_at=None,
+    audits=(),
+    params=None,
+    rules=(64_000,),
+    goal="minimize",
+    diverged=(),
+    within=None,
+    recall=None,
 ):
-    """Results of a study with the given curves, one a trial, cut off at the rung of `stopped_at`."""
+    """Results of a study with the given curves, one a trial, cut off at the rung of `stopped_at`.
+
+    With curves of recall, it is the second objective.
+    """
     time = {"time": "2026-01-01T00:00:00+00:00"}
     objective = {"metric": "fid", "key": "eval/fid", "goal": goal, "use": "last"}
     begin = {"event": "study_started", "study": "s", "objective": objective, "horizon_images": RUNGS[-1]}
+    if recall is not None:
+        begin["objectives"] = [objective, {"metric": "recall", "key": "eval/recall", "goal": "maximize", "use": "last"}]
     events = [begin | {"stopping_rungs": list(rules), "within": within}]
     for number, curve in enumerate(curves):
         trial, end = f"{number:04d}", (stopped_at or {}).get(number, RUNGS[-1])
         values = {} if params is None else params[number]
         events.append({"event": "trial_started", "trial": trial, "params": values, "audit": number in audits})
-        for images, value in zip(RUNGS, curve, strict=True):
+        for place, (images, value) in enumerate(zip(RUNGS, curve, strict=True)):
             if images <= end:
-                events.append({"event": "result", "trial": trial, "images": images, "metrics": {"eval/fid": value}})
+                metrics = {"eval/fid": value} | ({} if recall is None else {"eval/recall": recall[number][place]})
+                events.append({"event": "result", "trial": trial, "images": images, "metrics": metrics})
         state = "diverged" if number in diverged else "completed" if end == RUNGS[-1] else "stopped"
         events.append({"event": "trial_ended", "trial": trial, "state": state})
     return StudyResults(directory=Path("s"), state=StudyState([event | time for event in events]))
@@ -128,3 +143,23 @@ def test_a_diverged_trial_is_the_worst_at_the_end():
     lost = rank_fidelity(study(curves, stopped_at={best: RUNGS[0]}, diverged={best})).rungs[0]
     assert lost.num_trials == 8
     assert lost.tau == pytest.approx(whole.tau - 2 * 7 / 28)
+
+
+def test_each_objective_is_ranked_as_in_a_study_of_its_own():
+    fid, recall = curves_with(0.2, 20, 0), curves_with(2.0, 20, 1)
+    both = rank_fidelities(study(fid, recall=recall))
+    assert [one.metric for one in both] == ["fid", "recall"]
+    assert both[0].rungs == rank_fidelity(study(fid)).rungs
+    assert both[1].rungs == rank_fidelity(study(recall, goal="maximize")).rungs
+    assert both[0].rungs[0].tau > 0.7 > 0.5 > both[1].rungs[0].tau
+
+
+def test_an_audit_stands_for_stopped_trials_only_if_its_place_on_the_fronts_would_have_stopped_it():
+    """Trial 9 is an audit and the worst in the first objective; in both it is only if it is in the second too."""
+    fid = np.linspace(0, 1, 10)[:, None] + np.zeros(4)
+    stopped = {8: RUNGS[0]}
+    assert rank_fidelity(study(fid, audits={9}, stopped_at=stopped)).is_unbiased
+    for last, is_unbiased in ((2.0, False), (-2.0, True)):
+        recall = np.append(np.linspace(0, 1, 9), last)[:, None] + np.zeros(4)
+        for found in rank_fidelities(study(fid, audits={9}, stopped_at=stopped, recall=recall)):
+            assert found.is_unbiased == is_unbiased

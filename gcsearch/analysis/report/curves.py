@@ -1,4 +1,4 @@
-"""Figures of scores over training: by arm, by cost, of the finalists; and how well the rungs rank."""
+"""Figures of scores over training: by arm, by cost, of the finalists."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from gcsearch.analysis.importance import MANY, is_range
-from gcsearch.analysis.rank_fidelity import BAD, GOOD, RankFidelity
 from gcsearch.analysis.report.drawing import (
     COLORS,
     DASHES,
-    GREY,
     MARKERS,
     Picture,
     grid,
@@ -335,45 +333,3 @@ def _draw_bars(axes: Axes, results: StudyResults, curves: Sequence[Seeds], label
     axes.spines.left.set_visible(False)
     axes.set_ylim(len(curves) - 0.5, -0.75)
     axes.set_xlabel(metric_title(results))
-
-
-def fidelity_figure(results: StudyResults, fidelity: RankFidelity) -> Picture | None:
-    """Kendall's tau of each rung with the last one."""
-    if not fidelity.rungs:
-        return None
-    figure = new_figure(6.0, 3.2)
-    axes = figure.subplots()
-    grid(axes)
-    axes.axhspan(GOOD, 1.05, color="#009E73", alpha=0.08, linewidth=0)
-    axes.axhspan(-1.05, BAD, color="#D55E00", alpha=0.08, linewidth=0)
-    for is_unbiased, decides in ((True, True), (True, False), (False, True), (False, False)):
-        rungs = [rung for rung in fidelity.rungs if (rung.is_unbiased, rung.decides) == (is_unbiased, decides)]
-        if rungs:
-            axes.errorbar(
-                [rung.images / 1000 for rung in rungs],
-                [rung.tau for rung in rungs],
-                yerr=[[rung.tau - rung.low for rung in rungs], [rung.high - rung.tau for rung in rungs]],
-                linestyle="none",
-                marker="s" if decides else "o",
-                markersize=5,
-                markerfacecolor=COLORS[0] if is_unbiased else "white",
-                color=COLORS[0],
-                capsize=3,
-                label=("stopping decides here" if decides else "rung") + ("" if is_unbiased else ", survivors only"),
-            )
-    axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set_ylim(min(-0.1, *(rung.low - 0.05 for rung in fidelity.rungs)), 1.05)
-    axes.set_xlim(left=0, right=int(results.state.study["horizon_images"]) / 1000)
-    axes.set_xlabel("rung (thousands of images seen)")
-    axes.set_ylabel("Kendall's tau with the last rung")
-    figure.legend(loc="outside lower center", ncols=2)
-    return Picture(
-        name="rank_fidelity",
-        title="Agreement of each rung with the last one",
-        caption=(
-            f"How well the order of trials at a rung agrees with their order at full length: 1 is the same order, 0 is "
-            f"chance. Bars are 95 % bootstrap intervals over trials. Green, {GOOD:g} and more, can be trusted; below "
-            f"{BAD:g}, red, a rung misleads."
-        ),
-        figure=figure,
-    )

@@ -8,17 +8,18 @@ from typing import Final
 
 from gcsearch.analysis.health import findings
 from gcsearch.analysis.importance import NEARLY_ALL, Coded, Measure, importances, interactions
-from gcsearch.analysis.rank_fidelity import rank_fidelity
+from gcsearch.analysis.rank_fidelity import rank_fidelities
 from gcsearch.analysis.report.answer import answer
-from gcsearch.analysis.report.curves import curves_by_arm, curves_by_cost, fidelity_figure, finalists_figure
+from gcsearch.analysis.report.curves import curves_by_arm, curves_by_cost, finalists_figure
 from gcsearch.analysis.report.drawing import style
 from gcsearch.analysis.report.front import front_figure, front_of_finalists_figure
 from gcsearch.analysis.report.parameters import importance_figure, important_keys, pairs_figure, parallel_coordinates
 from gcsearch.analysis.report.parts import Material, Written, identities, provenance
+from gcsearch.analysis.report.rungs import fidelity_figure
 from gcsearch.analysis.report.samples import sample_strips
 from gcsearch.analysis.report.study_tables import study_tables
 from gcsearch.analysis.results import StudyResults
-from gcsearch.analysis.wording import metric_title
+from gcsearch.analysis.wording import advices
 
 PICTURES: Final = (
     "front", "front_of_finalists", "finalists", "curves_by_arm", "curves_by_cost", "parallel_coordinates", "importance",
@@ -44,10 +45,11 @@ def write_report(
         ScoreError: Scores of the study have different identities and cannot be compared.
     """
     said = answer(results)  # raises before anything is written
-    fidelity = rank_fidelity(results)
-    important, together = importances(results, prepare), interactions(results)
+    fidelities = rank_fidelities(results)
+    important = [one for by_one in results.by_objective() for one in importances(by_one, prepare)]
+    together = [interactions(by_one) for by_one in results.by_objective()]
     keys = important_keys(results, important)
-    tables = {table.name: table for table in study_tables(results, fidelity, important, together)}
+    tables = {table.name: table for table in study_tables(results, fidelities, important, together)}
     arm_key = _arm_key(results, keys)
     with style():
         drawn = [
@@ -57,15 +59,14 @@ def write_report(
             curves_by_arm(results, arm_key),
             curves_by_cost(results, arm_key),
             parallel_coordinates(results, keys),
-            importance_figure(important),
-            pairs_figure(results, keys, together),
-            fidelity_figure(results, fidelity),
+            importance_figure(results, important),
+            pairs_figure(results, keys, together[0]),
+            fidelity_figure(results, fidelities),
             sample_strips(results),
         ]
         material = Material.saved(drawn, list(tables.values()), output, (PICTURES, TABLES))
     section = material.section
     groups = [("search", results.searched()), ("finalists", results.finalists())]
-    first = [f"Ranks are of {metric_title(results)}, the first objective."] if results.has_front else []
     warnings = [finding.text for finding in findings(results)]
     sections = [
         section("front", "What can be had together", ["front", "front_of_finalists"]),
@@ -79,7 +80,11 @@ def write_report(
             ["importance", "interactions"],
         ),
         section(
-            "rungs", "Can early rungs be trusted", ["rank_fidelity"], ["rank_fidelity"], texts=[*first, fidelity.advice]
+            "rungs",
+            "Can early rungs be trusted",
+            ["rank_fidelity"],
+            ["rank_fidelity"],
+            texts=advices(results, fidelities),
         ),
         section("warnings", "Worth a look", texts=warnings or ["Nothing stands out."]),
         section("trials", "All trials", shown=["trials"]),

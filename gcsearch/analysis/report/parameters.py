@@ -22,10 +22,11 @@ from gcsearch.analysis.report.drawing import (
     new_figure,
     scale_of,
     set_scale,
+    shared_legend,
     shorten,
 )
 from gcsearch.analysis.results import StudyResults
-from gcsearch.analysis.wording import images_text, metric_title
+from gcsearch.analysis.wording import images_text, metric_title, objective_title
 from gcsearch.config import read_document
 from gcsearch.ledger import TrialRecord
 from gcsearch.tracking.names import short_names
@@ -53,23 +54,50 @@ def important_keys(results: StudyResults, found: Sequence[Importance]) -> list[s
         for key in seen
         if len({str(record.params[key]) for record in results.searched() if key in record.params}) > 1
     ]
-    first = [one.key for one in found if one.images == found[0].images]
+    first = [one.key for one in found if (one.metric, one.images) == (found[0].metric, found[0].images)]
     return list(dict.fromkeys([*(key for key in first if key in varied), *varied]))
 
 
-def importance_figure(found: Sequence[Importance]) -> Picture | None:
-    """Shares of importance with their intervals, a colour for each rung."""
+def importance_figure(results: StudyResults, found: Sequence[Importance]) -> Picture | None:
+    """Shares of importance with their intervals, a panel for each objective, a colour for each rung."""
     if not found:
         return None
     rungs = list(dict.fromkeys(one.images for one in found))
     keys = list(dict.fromkeys(one.key for one in found))
     names = short_names(keys)
-    figure = new_figure(6.2, 0.9 + 0.36 * len(keys))
-    axes = figure.subplots()
+    metrics = list(dict.fromkeys(one.metric for one in found))
+    titles = {one["metric"]: objective_title(results, one) for one in results.objectives}
+    figure = new_figure(3.2 + 3.0 * len(metrics), 0.9 + 0.36 * len(keys) + 0.2 * (len(metrics) > 1))
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        _draw_shares(axes, [one for one in found if one.metric == metric], rungs, keys)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("share of importance (%)")
+        if results.has_front:
+            axes.set_title(f"for {titles[metric]}")
+    panels[0].set_yticks(range(len(keys)), [shorten(names[key], 24) for key in keys])
+    panels[0].set_ylim(len(keys) - 0.5, -0.5)
+    shared_legend(figure, panels, columns=len(rungs))
+    return Picture(
+        name="importance",
+        title="Shares of importance",
+        caption=(
+            "PED-ANOVA: how much the values of a parameter differ between the best tenth of the trials (at least "
+            "five) and all, as a share of all parameters; bars are 95 % bootstrap intervals over trials. At the first "
+            "rung nearly all trials are compared; at full length only those that were not stopped, so a parameter that "
+            "decides early looks less important there."
+        ),
+        figure=figure,
+    )
+
+
+def _draw_shares(axes: Axes, found: Sequence[Importance], rungs: Sequence[int], keys: Sequence[str]) -> None:
     axes.grid(visible=True, axis="x", color=GRID, linewidth=0.6)
     for index, images in enumerate(rungs):
         shift = 0.16 * (index - (len(rungs) - 1) / 2) * 2
         shown = [one for one in found if one.images == images]
+        if not shown:
+            continue
         axes.errorbar(
             [100 * one.share for one in shown],
             [keys.index(one.key) + shift for one in shown],
@@ -85,22 +113,6 @@ def importance_figure(found: Sequence[Importance]) -> Picture | None:
             color=COLORS[index],
             label=f"at {images_text(images)} images (n = {max(one.num_trials for one in shown)})",
         )
-    axes.set_yticks(range(len(keys)), [shorten(names[key], 24) for key in keys])
-    axes.set_ylim(len(keys) - 0.5, -0.5)
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("share of importance (%)")
-    figure.legend(loc="outside lower center", ncols=len(rungs))
-    return Picture(
-        name="importance",
-        title="Shares of importance",
-        caption=(
-            "PED-ANOVA: how much the values of a parameter differ between the best tenth of the trials (at least "
-            "five) and all, as a share of all parameters; bars are 95 % bootstrap intervals over trials. At the first "
-            "rung nearly all trials are compared; at full length only those that were not stopped, so a parameter that "
-            "decides early looks less important there."
-        ),
-        figure=figure,
-    )
 
 
 def parallel_coordinates(results: StudyResults, keys: Sequence[str]) -> Picture | None:
@@ -142,13 +154,18 @@ def parallel_coordinates(results: StudyResults, keys: Sequence[str]) -> Picture 
         name="parallel_coordinates",
         title="All trials at a glance",
         caption=(
-            f"A line is a trial, coloured by its rank at {images_text(rung)} images, the last rung that nearly all "
-            "trials have reached; the better, the darker and the higher on the axes of scores. Thick lines are trials "
-            "that went to full length. “none”: the trial does not have that parameter, or was stopped before."
-            + (f" Left out, as the least important: {left}." if left else "")
+            f"A line is a trial, coloured by its rank{_of_first(results)} at {images_text(rung)} images, the last rung "
+            "that nearly all trials have reached; the better, the darker and the higher on the axes of scores. Thick "
+            "lines are trials that went to full length. “none”: the trial does not have that parameter, or was stopped "
+            "before." + (f" Left out, as the least important: {left}." if left else "")
         ),
         figure=figure,
     )
+
+
+def _of_first(results: StudyResults) -> str:
+    """Which objective a figure is about, where there are several."""
+    return f" by {metric_title(results)}" if results.has_front else ""
 
 
 def _in_order(keys: Sequence[str], results: StudyResults) -> list[str]:
@@ -283,11 +300,12 @@ def pairs_figure(results: StudyResults, keys: Sequence[str], found: Sequence[Int
         bar.set_ticks([0, 1], labels=["worst", "best"])
         bar.ax.tick_params(labelsize=7.5)
     figure.align_labels()
+    title = metric_title(results) if results.has_front else "Scores"
     return Picture(
         name="pairs",
         title="Parameters one by one and in pairs",
         caption=(
-            f"Scores at {images_text(rung)} images, the last rung that nearly all trials have reached. Diagonal: the "
+            f"{title} at {images_text(rung)} images, the last rung that nearly all trials have reached. Diagonal: the "
             "score over one parameter. Below: trials by two parameters, the darker the better their rank; where the "
             "good values of one depend on the other, they interact. A pair whose combination explains more than the "
             "sum of the two effects (F test at 5 %, corrected for the number of pairs) says by how much."

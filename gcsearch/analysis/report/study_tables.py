@@ -18,24 +18,39 @@ from gcsearch.tracking.names import short_names
 
 def study_tables(
     results: StudyResults,
-    fidelity: RankFidelity,
+    fidelities: Sequence[RankFidelity],
     importances: Sequence[Importance],
-    interactions: Sequence[Interaction],
+    interactions: Sequence[Sequence[Interaction]],
 ) -> list[Table]:
-    """All tables that the study has something for; the trials and the costs always."""
+    """All tables that the study has something for; the trials and the costs always.
+
+    Args:
+        results: The study.
+        fidelities: How well the rungs rank, by each objective.
+        importances: Importance of the parameters for all objectives.
+        interactions: For each objective, the pairs of parameters.
+    """
     pairs = "Pairs of parameters: effects beyond the sum of both"
+    rungs = [{"metric": one.metric} | dataclasses.asdict(rung) for one in fidelities for rung in one.rungs]
+    by = (Column(key="metric", heading="objective"),) if results.has_front else ()
+    shown, others = ([one for found in interactions for one in found[part]] for part in (STRONGEST, WEAKER))
     tables = [
         trials_table(results),
         finalists_table(results),
         _trainings_table(results),
-        _plain("importance", "Importance of the parameters", importances, _IMPORTANCE),
-        _plain("interactions", pairs, interactions, _INTERACTIONS, num_shown=5),
-        _plain("rank_fidelity", "How well the rungs rank", fidelity.rungs, _FIDELITY),
+        _plain("importance", "Importance of the parameters", importances, (*by, *_IMPORTANCE)),
+        _plain("interactions", pairs, [*shown, *others], (*by, *_INTERACTIONS), num_shown=len(shown)),
+        Table(name="rank_fidelity", title="How well the rungs rank", columns=(*by, *_FIDELITY), rows=rungs),
         failures_table(results),
         curves_table(results),
     ]
     return [table for table in [costs_table(results), *tables] if table.rows or table.name == "trials"]
 
+
+STRONGEST: Final = slice(5)
+"""Pairs of parameters that the page shows at once for each objective."""
+
+WEAKER: Final = slice(5, None)
 
 _IMPORTANCE: Final = (
     Column(key="key", heading="parameter"),
