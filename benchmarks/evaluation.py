@@ -38,11 +38,11 @@ from gcsearch.data.batches import Batches
 from gcsearch.data.image_set import ImageSet
 from gcsearch.errors import DataError, WeightsError
 from gcsearch.metrics.base import SampleMetric
-from gcsearch.metrics.evaluate import generate
+from gcsearch.metrics.evaluate import Draws, piece_size
 from gcsearch.metrics.features import Extractor
 from gcsearch.metrics.inception import InceptionExtractor
 from gcsearch.metrics.kernel import MAX_MAPPED
-from gcsearch.metrics.reference import BATCH_SIZE, ReferenceFeatures
+from gcsearch.metrics.reference import ReferenceFeatures
 from gcsearch.science.randomness import draw_step
 from gcsearch.training import Trainer
 from gcsearch.training.step import Learner
@@ -103,7 +103,7 @@ class Measurement:
         self.experiment = experiment
         self.device = device
         self.step_size = batch_size or experiment.training.batch_size
-        self.sample_size = batch_size or BATCH_SIZE
+        self.sample_size = batch_size or piece_size(self.step_size)
         self.most = most
         self.examples, self.num_real = examples_of(experiment)
         self.batches = Batches(self.examples, self.step_size, experiment.seed, device)
@@ -148,14 +148,15 @@ class Measurement:
 
     def sample(self) -> None:
         """One batch of samples."""
-        experiment = self.experiment
-        generate(
-            self.learner.models.ema,
-            experiment.evaluation.sampler,
-            0,
-            self.sample_size,
+        self.draws(self.experiment.extractor).samples(self.learner.models.ema, 0, self.sample_size)
+
+    def draws(self, extractor: Extractor) -> Draws:
+        """What draws samples in a training, in batches of the measured size."""
+        return Draws(
+            extractor=extractor,
+            sampler=self.experiment.evaluation.sampler,
             seed=0,
-            source=experiment.data.draw_source,
+            source=self.experiment.data.draw_source,
             is_image=self.examples.is_image,
             device=self.device,
             batch_size=self.sample_size,
@@ -199,7 +200,10 @@ class Measurement:
 
 
 def peaks(name: str, device_name: str, batch_size: int | None, most: int) -> dict[str, float]:
-    """Most megabytes that this process has held: before the first step, in steps, in an evaluation."""
+    """Most megabytes that this process has held: before the first step, in steps, in an evaluation.
+
+    Also how much of the library's code each has loaded, which is in memory once for all processes of a machine.
+    """
     torch.set_num_threads(1)
     device = torch.device(device_name)
     experiment = load_experiment(find_experiment(name))
@@ -207,18 +211,21 @@ def peaks(name: str, device_name: str, batch_size: int | None, most: int) -> dic
     found = {"before": peak_megabytes(device)}
     for _ in range(5):
         measured.step()
-    found["steps"] = peak_megabytes(device)
+    found |= {"steps": peak_megabytes(device), "steps, code": code_megabytes()}
     with tempfile.TemporaryDirectory() as folder:
         extractor = loadable(experiment.extractor, Path(folder))
-        features = extractor.load(device)
-    measured.sample()
-    num_features = features(measured.examples.values[: measured.sample_size].to(device)).shape[1]
-    num, num_real = (min(most, number) for number in (experiment.evaluation.num_samples, measured.num_real))
-    generated, real = torch.randn(num, num_features), torch.randn(num_real, num_features)
-    reference = ReferenceFeatures.of(real, "0" * 64, extractor)
+        draws = measured.draws(extractor)
+        num, num_real = (min(most, number) for number in (experiment.evaluation.num_samples, measured.num_real))
+        features = draws.shard(measured.learner.models.ema, 0, num).features
+    reference = ReferenceFeatures.of(torch.randn(num_real, features.shape[1]), "0" * 64, extractor)
     for metric in experiment.evaluation.scores:
-        metric.compute(generated, reference)
-    return found | {"evaluation": peak_megabytes(device)}
+        metric.compute(features, reference)
+    return found | {"evaluation": peak_megabytes(device), "evaluation, code": code_megabytes()}
+
+
+def code_megabytes() -> float:
+    """Megabytes of files that this process has mapped, which are libraries (Linux)."""
+    return float(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0]) * 1024 / 1e6
 
 
 def peak_megabytes(device: torch.device) -> float:

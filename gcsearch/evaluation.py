@@ -20,7 +20,7 @@ from gcsearch.export import RECIPE, WEIGHTS, load_model, steps_sampler
 from gcsearch.files import default_cache_dir
 from gcsearch.metrics.base import SampleMetric
 from gcsearch.metrics.bootstrap import Interval
-from gcsearch.metrics.evaluate import Evaluator
+from gcsearch.metrics.evaluate import Evaluator, piece_size
 from gcsearch.metrics.features import Extractor
 from gcsearch.metrics.fid import FID
 from gcsearch.metrics.image_folder import read_images
@@ -168,6 +168,7 @@ def load_protocol(
             reference_name=scorer.reference_name,
             is_image=examples.is_image,
             device=request.device,
+            batch_size=piece_size(experiment.training.batch_size),  # as in the training, to the same bits
         )
     return experiment, function, evaluator
 

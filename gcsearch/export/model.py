@@ -73,9 +73,7 @@ class LoadedModel:
         data = self.experiment.data
         is_image = len(data.event_shape) == 3
         source = data.draw_source
-        return generate(
-            self.function, sampler, 0, num, seed=seed, source=source, is_image=is_image, device=self.device
-        )[0]
+        return generate(self.function, sampler, 0, num, seed=seed, source=source, is_image=is_image, device=self.device)
 
 
 def load_model(path: Path, *, device: str = "cpu") -> LoadedModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
@@ -27,6 +27,23 @@ default sigma_max, even if the network ignores its input; rounding makes that up
 
 COLLAPSE_SHARE: Final = 0.02
 """Points of a spread below this share of the data's count as constant."""
+
+COLUMNS: Final = 64
+"""Elements whose spread is computed at once: 26 MB of float64 for 50,000 samples."""
+
+MAX_PIECE: Final = 512
+"""Examples at once that keep any device busy."""
+
+
+def piece_size(batch_size: int) -> int:
+    """Samples at once in the evaluations of a training whose steps have `batch_size` examples.
+
+    Four times as many, and at most `MAX_PIECE`. A forward without gradient holds the activations of a layer or two, a
+    step those of all layers: in the recipes' networks 8 to 10 times as much per example, in a U-Net of few layers 4
+    times. So an evaluation needs no more than a step. More are hardly faster: per digit, calls of 64 take 2 times as
+    long as calls of 256, which take as long as calls of 512.
+    """
+    return min(4 * batch_size, MAX_PIECE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +96,8 @@ class Evaluator:
         reference_name: Word for the data in identities, e.g. the data set's name.
         is_image: Whether samples are images, which are clipped and rounded to bytes before they are scored.
         device: Where the network and the extractor run.
-        batch_size: Examples per call of the network; changes memory and speed, not the latents.
+        batch_size: Examples per call of the network and of the extractor; changes memory and speed, not the latents.
+            `piece_size` gives that of a training.
     """
 
     metrics: Sequence[SampleMetric]
@@ -138,7 +156,7 @@ class Evaluator:
 
     def generate(self, function: ConsistencyFunction, num: int | None = None) -> Tensor:
         """First `num` samples (default: as many as are scored) on the CPU: uint8 images, or float32 points."""
-        return self.draws.samples(function, 0, self.num_samples if num is None else num)[0]
+        return self.draws.samples(function, 0, self.num_samples if num is None else num)
 
     def scores(self, function: ConsistencyFunction) -> dict[str, float]:
         """Value under every key of every metric."""
@@ -158,8 +176,8 @@ class Evaluator:
 
     def merge(self, shards: Sequence[Shard]) -> Evaluation:
         """Evaluation of all samples, from shards in their order."""
-        samples = torch.cat([shard.samples for shard in shards])
-        features = torch.cat([shard.features for shard in shards])
+        samples = _joined([shard.samples for shard in shards])
+        features = _joined([shard.features for shard in shards])
         is_finite = all(shard.is_finite for shard in shards)
         return Evaluation(
             samples=samples,
@@ -170,7 +188,7 @@ class Evaluator:
 
     def score(self, samples: Tensor) -> dict[str, float]:
         """Scores of examples that already exist."""
-        return self.scorer.scores(extract(self.draws.features, samples, self.device))
+        return self.scorer.scores(extract(self.draws.features, samples, self.device, self.batch_size))
 
     def collapsed(self, samples: Tensor) -> bool:
         """Whether all samples are nearly the same; training treats it as divergence.
@@ -178,7 +196,9 @@ class Evaluator:
         Spread is the root of the variance over samples, averaged over elements. For points it is compared with the
         data's, which the reference knows because points are their own features.
         """
-        spread = samples.double().flatten(1).var(dim=0).mean().sqrt()
+        # In pieces, since float64 takes eight times the memory of bytes.
+        columns = torch.split(samples.flatten(1), COLUMNS, dim=1)
+        spread = torch.cat([column.double().var(dim=0) for column in columns]).mean().sqrt()
         data_spread = self.reference.covariance.diagonal().mean().sqrt()
         threshold = COLLAPSE_BYTES if self.is_image else COLLAPSE_SHARE * data_spread
         return not bool(spread > threshold)  # so that NaN counts as collapsed
@@ -206,14 +226,21 @@ class Draws:
 
     def shard(self, function: ConsistencyFunction, start: int, stop: int, sampler: Sampler | None = None) -> Shard:
         """Samples number `start` to `stop` - 1 and their features; drawn by another sampler if one is given."""
-        samples, is_finite = self.samples(function, start, stop, sampler)
-        return Shard(samples=samples, features=extract(self.features, samples, self.device), is_finite=is_finite)
+        return self._draw(function, start, stop, sampler, self.features)
 
-    def samples(
-        self, function: ConsistencyFunction, start: int, stop: int, sampler: Sampler | None = None
-    ) -> tuple[Tensor, bool]:
-        """Samples number `start` to `stop` - 1 on the CPU, and whether the network's output was finite."""
-        return generate(
+    def samples(self, function: ConsistencyFunction, start: int, stop: int) -> Tensor:
+        """Samples number `start` to `stop` - 1 on the CPU."""
+        return self._draw(function, start, stop, None, no_features).samples
+
+    def _draw(
+        self,
+        function: ConsistencyFunction,
+        start: int,
+        stop: int,
+        sampler: Sampler | None,
+        features: Callable[[Tensor], Tensor],
+    ) -> Shard:
+        return draw_shard(
             function,
             self.sampler if sampler is None else sampler,
             start,
@@ -221,6 +248,7 @@ class Draws:
             seed=self.seed,
             source=self.source,
             is_image=self.is_image,
+            features=features,
             device=self.device,
             batch_size=self.batch_size,
         )
@@ -233,6 +261,16 @@ def whole_batches(num: int, batch_size: int, num_parts: int) -> list[tuple[int, 
     return [(start, stop) for start, stop in pairwise(edges) if start < stop]
 
 
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """All rows; a single part is not copied, as it may have half a gigabyte."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def no_features(examples: Tensor) -> Tensor:
+    """Features of width 0, where only samples are wanted."""
+    return examples.new_empty(len(examples), 0, dtype=torch.float32)
+
+
 def generate(
     function: ConsistencyFunction,
     sampler: Sampler,
@@ -243,20 +281,64 @@ def generate(
     source: NoiseSource,
     is_image: bool,
     device: torch.device | str = "cpu",
-    batch_size: int = 500,
-) -> tuple[Tensor, bool]:
-    """Samples number `start` to `stop` - 1 of the common latents of `seed`.
+    batch_size: int = BATCH_SIZE,
+) -> Tensor:
+    """Samples number `start` to `stop` - 1 of the common latents of `seed`: uint8 images, or float32 points."""
+    shard = draw_shard(
+        function,
+        sampler,
+        start,
+        stop,
+        seed=seed,
+        source=source,
+        is_image=is_image,
+        features=no_features,
+        device=device,
+        batch_size=batch_size,
+    )
+    return shard.samples
 
-    Returns:
-        The samples on the CPU (uint8 images, or float32 points), and whether the network's output was finite.
+
+def draw_shard(
+    function: ConsistencyFunction,
+    sampler: Sampler,
+    start: int,
+    stop: int,
+    *,
+    seed: int,
+    source: NoiseSource,
+    is_image: bool,
+    features: Callable[[Tensor], Tensor],
+    device: torch.device | str,
+    batch_size: int,
+) -> Shard:
+    """Samples number `start` to `stop` - 1 of the common latents of `seed`, and their features.
+
+    In pieces of `batch_size`, each through the network and then through `features`: memory does not grow with the
+    number of samples, but for what is returned. The host draws the latents of the next piece while the device works on
+    this one, and waits for it once a piece.
     """
-    batches, is_finite = [], True
-    for first in range(start, stop, batch_size):
-        latents = partial(evaluation_latents, seed, first, min(first + batch_size, stop), source)
+    bounds = [(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
+    samples = kept = torch.empty(0)
+    is_finite = torch.ones((), dtype=torch.bool, device=device)
+    ahead = evaluation_latents(seed, *bounds[0], source)
+    for number, piece in enumerate(bounds):
+
+        def draw(stage: int, piece: tuple[int, int] = piece, first: Tensor = ahead) -> Tensor:
+            latents = first if stage == 0 else evaluation_latents(seed, *piece, source, stage)
+            return latents.to(device, non_blocking=True)
+
         # Not inference mode: a tensor that a network caches there could not take part in training later.
         with torch.no_grad():
-            output = sampler(function, lambda stage, latents=latents: latents(stage).to(device))  # type: ignore[misc]
-        # Bytes cannot say NaN, so images that are not finite are caught before they become bytes.
-        is_finite = is_finite and bool(output.isfinite().all())
-        batches.append((to_bytes(output) if is_image else output.float()).cpu())
-    return torch.cat(batches), is_finite
+            output = sampler(function, draw)
+            # Bytes cannot say NaN, so images that are not finite are caught before they become bytes.
+            is_finite &= output.isfinite().all()
+            examples = to_bytes(output) if is_image else output.float()
+            found = features(examples)
+        if number + 1 < len(bounds):
+            ahead = evaluation_latents(seed, *bounds[number + 1], source)
+        if number == 0:
+            samples, kept = (part.new_empty(stop - start, *part.shape[1:], device="cpu") for part in (examples, found))
+        for whole, part in ((samples, examples), (kept, found)):
+            whole[piece[0] - start : piece[1] - start] = part
+    return Shard(samples=samples, features=kept, is_finite=bool(is_finite))

@@ -15,7 +15,7 @@ from gcsearch.config import Experiment
 from gcsearch.data import Examples
 from gcsearch.files import default_cache_dir
 from gcsearch.metrics.base import Subject
-from gcsearch.metrics.evaluate import Draws, Evaluator, Shard, whole_batches
+from gcsearch.metrics.evaluate import Draws, Evaluator, Shard, piece_size, whole_batches
 from gcsearch.metrics.grid import write_png
 from gcsearch.metrics.reference import reference_features
 from gcsearch.science.flows import Flow
@@ -74,6 +74,7 @@ class Judge:
             source=experiment.data.draw_source,
             is_image=examples.is_image,
             device=device,
+            batch_size=piece_size(experiment.training.batch_size),
         )
         # Only the first process needs the features of the data.
         self._first_evaluator = self._make_evaluator() if self.group.is_first else None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gcsearch.errors import ScoreError
-from gcsearch.metrics.evaluate import Evaluator
+from gcsearch.metrics.evaluate import COLLAPSE_SHARE, Evaluator
 from gcsearch.metrics.features import CoordinatesExtractor, DigitsExtractor
 from gcsearch.metrics.fid import FID
 from gcsearch.metrics.identity import ScoreIdentity, check_comparable
@@ -130,6 +130,23 @@ def test_samples_do_not_depend_on_the_batch_size(sampler, batch_size, points_eva
     torch.testing.assert_close(other.generate(points_function()), expected, rtol=0, atol=0)
 
 
+def test_latents_of_the_next_piece_are_drawn_while_the_device_works_on_this_one(image_evaluator):
+    events = []
+
+    def told(name, function):
+        return lambda *arguments: (events.append(name), function(*arguments))[1]
+
+    draws = dataclasses.replace(
+        image_evaluator.draws, source=told("latents", image_source), sampler=told("network", OneStep()), batch_size=64
+    )
+    vars(draws)["features"] = told("features", draws.features)
+    shard = draws.shard(image_function(), 0, 192)
+    assert events == ["latents", "network", "features", "latents", "network", "features", "latents", *events[1:3]]
+    expected = image_evaluator.evaluate(image_function())
+    torch.testing.assert_close(shard.samples[:150], expected.samples, rtol=0, atol=0)
+    torch.testing.assert_close(shard.features[:150], expected.features)
+
+
 def test_fewer_samples_are_the_first_of_more(image_evaluator):
     samples = image_evaluator.generate(image_function())
     assert (samples.shape, samples.dtype) == ((150, 1, 8, 8), torch.uint8)
@@ -214,6 +231,17 @@ def test_rounding_flicker_is_still_collapse(image_evaluator):
     flicker = torch.full((64, 1, 8, 8), 100, dtype=torch.uint8)
     flicker[::2] += 1
     assert image_evaluator.collapsed(flicker) is True
+
+
+@pytest.mark.parametrize("num_elements", [1, 64, 200])
+def test_spread_is_that_of_all_elements(num_elements, rng, points_evaluator):
+    samples = torch.randint(0, 256, (90, num_elements), generator=rng, dtype=torch.uint8)
+    spread = samples.double().var(dim=0).mean().sqrt()
+    for share, collapsed in ((0.99, True), (1.01, False)):
+        covariance = torch.eye(2).double() * (spread / COLLAPSE_SHARE / share) ** 2
+        reference = dataclasses.replace(points_evaluator.reference, covariance=covariance)
+        evaluator = dataclasses.replace(points_evaluator, reference=reference)
+        assert evaluator.collapsed(samples) is collapsed
 
 
 def test_points_are_measured_against_the_spread_of_the_data(rng):

@@ -9,7 +9,7 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from gcsearch.metrics.fid import FID, frechet_distance
-from gcsearch.metrics.reference import ReferenceFeatures, gaussian_fit
+from gcsearch.metrics.reference import FIT_BLOCK, ReferenceFeatures, gaussian_fit
 
 
 def correlated(num, dimensions, rng, shift=0.0):
@@ -66,8 +66,9 @@ def test_distance_of_inception_size_equals_torch_fidelity(num, rng):
     assert ours == pytest.approx(theirs(generated, real), rel=1e-5)
 
 
-def test_statistics_are_those_of_torch_fidelity(rng):
-    features = correlated(50, 8, rng)
+@pytest.mark.parametrize("num", [50, 2 * FIT_BLOCK + 1])
+def test_statistics_are_those_of_torch_fidelity(num, rng):
+    features = correlated(num, 8, rng)
     mean, covariance = gaussian_fit(features)
     expected = fid_features_to_statistics(features.double())
     torch.testing.assert_close(mean, torch.from_numpy(expected["mu"]))

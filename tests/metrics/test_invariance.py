@@ -91,6 +91,17 @@ def test_shards_together_are_the_whole_to_the_last_bit(num_shards, evaluator, fu
     assert merged.collapsed == expected.collapsed
 
 
+@pytest.mark.parametrize("size", [64, 230])
+def test_pieces_of_any_size_give_the_same_samples_up_to_rounding(size, evaluator, function):
+    expected = evaluator.evaluate(function)
+    result = dataclasses.replace(evaluator, batch_size=size).evaluate(function)
+    differences = (result.samples.int() - expected.samples.int()).abs()
+    assert differences.max() <= 1
+    assert differences.float().mean() < 1e-4
+    for key, value in expected.scores.items():
+        assert result.scores[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+
+
 def test_one_shard_that_is_not_finite_leaves_no_score(evaluator, function):
     shards = [evaluator.draws.shard(function, start, stop) for start, stop in evaluator.bounds(3)]
     broken = [*shards[:2], dataclasses.replace(shards[2], is_finite=False)]

@@ -155,7 +155,8 @@ def test_weights_that_have_drifted_apart_are_found():
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_shares_of_an_evaluation_together_are_the_evaluation_to_the_last_bit(tiny, digits, size):
-    experiment = tiny(evaluation={"num_samples": 1_200, "metrics": ["fid", "kid"], "further_samplers": ["multistep"]})
+    evaluation = {"num_samples": 1_200, "metrics": ["fid", "kid"], "further_samplers": ["multistep"]}
+    experiment = tiny(evaluation=evaluation, training={"batch_size": 128})  # three pieces
     models, values = Learner(experiment, CPU).models, []
 
     class Member(Group):
