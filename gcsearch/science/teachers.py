@@ -49,6 +49,29 @@ class TrainedBefore(Teacher):
         return {self.path: model_file(Path(self.path))}
 
 
+@teachers.register("edm")
+@dataclass(frozen=True, kw_only=True)
+class PublishedEDM(Teacher):
+    """The averaged weights of a checkpoint in the format of EDM's code, NVlabs/edm: ``edm-*-uncond-*.pkl``.
+
+    Such a file is the pickle of an object with its source code. Nothing in it is run: weights and settings are taken
+    out, and everything else is refused. It must hold EDMPrecond around SongUNet without class labels. The process must
+    be ``ve`` with its sigma_data, and the data must have its shape.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: str = "edm.pkl"
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError(f"path must name a file, got {self.path!r}")
+
+    def files(self) -> dict[str, Path]:
+        return {self.path: Path(self.path)}
+
+
 @teachers.register("trained")
 @dataclass(frozen=True, kw_only=True)
 class Trained(Teacher):

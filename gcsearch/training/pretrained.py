@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from gcsearch.errors import CheckpointError, ConfigError
 from gcsearch.files import model_file, supplied
 from gcsearch.registry import spec
 from gcsearch.science.couplings import Generator
+from gcsearch.science.edm import EDMDenoiser
 from gcsearch.science.objectives.denoising import Denoising
 from gcsearch.science.preconditioning import ConsistencyFunction
-from gcsearch.science.teachers import TrainedBefore
+from gcsearch.science.process import Process, VarianceExploding
+from gcsearch.science.teachers import PublishedEDM, TrainedBefore
 from gcsearch.training.checkpoint import load_checkpoint
+from gcsearch.training.edm_import import load_edm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +33,16 @@ class Pretrained:
     """A network of another training.
 
     Attributes:
-        experiment: How it was trained.
         network: With its averaged weights, without gradient.
+        make: What the network was trained to be, from a network, a process and a precision.
     """
 
-    experiment: Experiment
     network: nn.Module
+    make: Callable[[nn.Module, Process, str], ConsistencyFunction]
 
     def function(self, network: nn.Module, used_in: Experiment) -> ConsistencyFunction:
         """What the network, or `network` made of it, was trained to be, with the precision of `used_in`."""
-        return self.experiment.objective.function(network, used_in.process, used_in.training.precision)
+        return self.make(network, used_in.process, used_in.training.precision)
 
 
 def load_frozen(experiment: Experiment) -> Pretrained | None:
@@ -68,19 +72,43 @@ def load_teacher(experiment: Experiment, *, may_be_untrained: bool = False) -> P
     if stage is not None:
         path = supplied(stage.model_name) or stage.model_path
         if may_be_untrained and not path.is_file():
-            return Pretrained(experiment=stage, network=stage.new_network(seed=0).requires_grad_(False))
+            network = stage.new_network(seed=0).requires_grad_(False)
+            return Pretrained(network=network, make=stage.objective.function)
         return load_pretrained(str(path), experiment, "a teacher")
-    return _trained_before(teacher, experiment) if isinstance(teacher, TrainedBefore) else None
+    if isinstance(teacher, PublishedEDM):
+        return _published(teacher, experiment)
+    if isinstance(teacher, TrainedBefore):
+        return load_pretrained(teacher.path, experiment, "a teacher", must_denoise=True)
+    return None
 
 
-def _trained_before(teacher: TrainedBefore, experiment: Experiment) -> Pretrained:
-    found = load_pretrained(teacher.path, experiment, "a teacher")
-    if not isinstance(found.experiment.objective, Denoising):
+def _published(teacher: PublishedEDM, experiment: Experiment) -> Pretrained:
+    """Teacher from a checkpoint of EDM's code."""
+    found = load_edm(supplied(teacher.path) or Path(teacher.path))
+    check_shape(teacher.path, "a teacher", found.event_shape, experiment)
+    process = experiment.process
+    if not isinstance(process, VarianceExploding) or process.sigma_data != found.sigma_data:
         raise CheckpointError(
-            f"{teacher.path}: a teacher must be trained with the objective 'denoising', got "
-            f"'{found.experiment.objective.name}'."
+            f"{teacher.path}: a teacher of EDM must have the process 've' with sigma_data = {found.sigma_data}, got "
+            f"{spec(process)}."
         )
-    return found
+
+    def make(network: nn.Module, process: Process, precision: str) -> ConsistencyFunction:
+        return EDMDenoiser(network, process, found.sigma_data, precision)
+
+    return Pretrained(network=found.module, make=make)
+
+
+def check_shape(name: str, role: str, event_shape: tuple[int, ...], experiment: Experiment) -> None:
+    """Nothing, if a network for examples of a shape is one for `experiment`.
+
+    Raises:
+        CheckpointError: It is not.
+    """
+    if event_shape != experiment.data.event_shape:
+        raise CheckpointError(
+            f"{name}: {role} must be trained on examples of shape {experiment.data.event_shape}, got {event_shape}."
+        )
 
 
 def start_from(network: nn.Module, teacher: nn.Module) -> None:
@@ -99,27 +127,25 @@ def start_from(network: nn.Module, teacher: nn.Module) -> None:
         ) from None
 
 
-def load_pretrained(name: str, experiment: Experiment, role: str) -> Pretrained:
+def load_pretrained(name: str, experiment: Experiment, role: str, *, must_denoise: bool = False) -> Pretrained:
     """Network of a checkpoint or an export, for use in a training of `experiment`.
 
     Args:
         name: The file or folder, as the component names it.
         experiment: The training that uses it.
         role: What it is there, for messages.
+        must_denoise: Whether it must be a denoiser.
 
     Raises:
-        CheckpointError: It cannot be read, or its data have another shape or its process is another one.
+        CheckpointError: It cannot be read, or its data have another shape or its process is another one, or it is no
+            denoiser where it must be one.
     """
     config, weights = _read(supplied(name) or model_file(Path(name)))
     try:
         theirs = Experiment.from_dict(config, source=name)
     except ConfigError as error:
         raise CheckpointError(f"{name}: holds a recipe that this version of gcsearch cannot read: {error}") from None
-    if theirs.data.event_shape != experiment.data.event_shape:
-        raise CheckpointError(
-            f"{name}: {role} must be trained on examples of shape {experiment.data.event_shape}, got "
-            f"{theirs.data.event_shape}."
-        )
+    check_shape(name, role, theirs.data.event_shape, experiment)
     if theirs.process != experiment.process:
         raise CheckpointError(
             f"{name}: {role} must have the process {spec(experiment.process)}, got {spec(theirs.process)}."
@@ -129,7 +155,11 @@ def load_pretrained(name: str, experiment: Experiment, role: str) -> Pretrained:
         network.load_state_dict(weights)
     except RuntimeError:
         raise CheckpointError(f"{name}: the weights do not fit the network that its recipe names.") from None
-    return Pretrained(experiment=theirs, network=network.requires_grad_(False))
+    if must_denoise and not isinstance(theirs.objective, Denoising):
+        raise CheckpointError(
+            f"{name}: {role} must be trained with the objective 'denoising', got '{theirs.objective.name}'."
+        )
+    return Pretrained(network=network.requires_grad_(False), make=theirs.objective.function)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
