@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -157,6 +158,76 @@ class AdamW(Optimizer):
         return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
 
 
+class RAdamOptimizer(torch.optim.RAdam):
+    """PyTorch's RAdam, which can also pass over steps on the device (see `can_skip`): PyTorch's own cannot.
+
+    m <- beta_1 m + (1 - beta_1) g;  v <- beta_2 v + (1 - beta_2) g^2;  w <- w - lr r m / (1 - beta_1^k) u,
+    u = sqrt(1 - beta_2^k) / (sqrt(v) + eps), or 1 with r = 1 in the first steps
+
+    The factors of step k come from the host, which counts the calls. That is the number of steps as long as none was
+    skipped, and a training that has skipped one skips all after it; the number in the state is right in any case.
+    """
+
+    _step_supports_amp_scaling: ClassVar[bool] = True
+    found_inf: Tensor | None = None
+    _calls: dict[Tensor, int] | None = None
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move all weights that have a gradient; none while `found_inf` is 1."""
+        if self.found_inf is None:
+            self._calls = None
+            super().step(closure)
+            return
+        moves = 1 - self.found_inf
+        if self._calls is None:  # waits for the device, once
+            self._calls = {weight: int(state["step"]) for weight, state in self.state.items()}
+            for state in self.state.values():
+                state["step"] = state["step"].to(moves.device)
+        for group in self.param_groups:
+            alike: dict[int, list[Tensor]] = {}
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._calls[weight] = count = self._calls.get(weight, 0) + 1
+                    alike.setdefault(count, []).append(weight)
+            for count, weights in alike.items():
+                self._move(weights, group, count, moves)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+        super().load_state_dict(state_dict)
+        self._calls = None
+
+    def _move(self, weights: list[Tensor], group: dict[str, Any], count: int, moves: Tensor) -> None:
+        for weight in weights:
+            if not self.state[weight]:
+                zeros = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[weight] = {"step": torch.zeros_like(moves), **zeros}
+        names = ("step", "exp_avg", "exp_avg_sq")
+        steps, momenta, squares = ([self.state[weight][name] for weight in weights] for name in names)
+        torch._foreach_add_(steps, [moves] * len(steps))  # added as one tensor, it would be read
+        (beta_1, beta_2), lr = group["betas"], group["lr"]
+        # A gradient that is not finite has to become 0, and 0 times NaN is NaN.
+        gradients = [torch.where(moves > 0, weight.grad, 0.0) for weight in weights if weight.grad is not None]
+        if group["weight_decay"] > 0:
+            torch._foreach_add_(gradients, torch._foreach_mul(weights, moves), alpha=group["weight_decay"])
+        torch._foreach_mul_(momenta, 1 - moves * (1 - beta_1))
+        torch._foreach_add_(momenta, gradients, alpha=1 - beta_1)
+        torch._foreach_mul_(squares, 1 - moves * (1 - beta_2))
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta_2)
+        updates = torch._foreach_mul(momenta, moves)
+        factor = lr / (1 - beta_1**count)
+        longest = 2 / (1 - beta_2) - 1
+        length = longest - 2 * count * beta_2**count / (1 - beta_2**count)
+        if length > 5:
+            rectifier = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+            factor *= math.sqrt(rectifier * (1 - beta_2**count))
+            roots = torch._foreach_sqrt(squares)
+            torch._foreach_add_(roots, group["eps"])
+            torch._foreach_div_(updates, roots)
+        torch._foreach_add_(weights, updates, alpha=-factor)
+
+
 @optimizers.register("radam")
 @dataclass(frozen=True, kw_only=True)
 class RAdam(Optimizer):
@@ -170,4 +241,4 @@ class RAdam(Optimizer):
         check_optimizer(self.lr, self.betas, self.weight_decay)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.RAdam(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        return RAdamOptimizer(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)

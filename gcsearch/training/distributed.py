@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
 
 from gcsearch.science.couplings import Coupling
 from gcsearch.science.dropout import seed_of_rows
@@ -73,14 +75,18 @@ class TorchGroup(Group):
 
     Args:
         device: Where this process trains, and so where its tensors are when they are sent.
+        timeout: Longest time for which the hosts wait for each other in `agree`.
 
-    Every method is called by all processes, in the same order.
+    Every method is called by all processes, in the same order, and so is the construction.
     """
 
-    def __init__(self, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str, timeout: timedelta = default_pg_timeout) -> None:
         self.device = torch.device(device)
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
+        # What the hosts agree on before every step goes past the GPUs, which work on the steps before.
+        with _together():
+            self._hosts = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
 
     def add(self, tensors: Sequence[Tensor]) -> None:
         # In one message: what a message costs does not grow with its size until it is large.
@@ -92,9 +98,9 @@ class TorchGroup(Group):
             tensor.copy_(part.view(tensor.shape))
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
-        message = torch.tensor(flags, dtype=torch.uint8, device=self.device)
+        message = torch.tensor(flags, dtype=torch.uint8)
         with _together():
-            dist.broadcast(message, src=0)
+            dist.broadcast(message, src=0, group=self._hosts)
             return tuple(bool(flag) for flag in message.tolist())
 
     def gather(self, value: T) -> list[T]:

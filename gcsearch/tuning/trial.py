@@ -16,6 +16,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -239,4 +240,4 @@ def _run_worker(config: dict[str, Any]) -> None:
     if placed is not None:
         send(placed=placed.id.hex())
     device = get_device()
-    _train(config, send, device, TorchGroup(device))
+    _train(config, send, device, TorchGroup(device, timedelta(seconds=COMMUNICATION_TIMEOUT_S)))

@@ -56,7 +56,7 @@ def test_lion_has_the_bits_of_the_published_package(weight_decay):
     torch.testing.assert_close(own, theirs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("settings", [Lion(weight_decay=0.3), Adam(weight_decay=0.3), AdamW()])
+@pytest.mark.parametrize("settings", [Lion(weight_decay=0.3), Adam(weight_decay=0.3), AdamW(), RAdam(weight_decay=0.3)])
 def test_a_step_that_is_skipped_on_the_device_changes_nothing(settings):
     weights = nn.Parameter(torch.tensor(START))
     optimizer = settings.build([weights])
@@ -72,8 +72,30 @@ def test_a_step_that_is_skipped_on_the_device_changes_nothing(settings):
     torch.testing.assert_close((weights.detach(), optimizer.state_dict()), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_radam_that_may_skip_moves_as_pytorch_s_does_also_after_a_resume(weight_decay):
+    settings, draws = RAdam(lr=0.01, weight_decay=weight_decay), torch.Generator().manual_seed(0)
+    own, theirs = ([nn.Parameter(torch.ones(shape).double()) for shape in ((40, 30), (7,), ())] for _ in range(2))
+    optimizer = settings.build(own)
+    plain = torch.optim.RAdam(theirs, lr=0.01, weight_decay=weight_decay)
+    for step in range(30):  # over the end of the steps that are not rectified
+        optimizer.found_inf = torch.zeros((), dtype=torch.float64)
+        for index, (one, other) in enumerate(zip(own, theirs, strict=True)):
+            gradient = torch.randn(one.shape, generator=draws, dtype=torch.float64)
+            one.grad, other.grad = (None, None) if index == 1 and step % 3 else (gradient, gradient.clone())
+        optimizer.step()
+        plain.step()
+        if step == 12:
+            stored, optimizer = optimizer.state_dict(), settings.build(own)
+            optimizer.load_state_dict(stored)
+    torch.testing.assert_close(own, theirs, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        optimizer.state_dict()["state"], plain.state_dict()["state"], rtol=1e-10, atol=1e-12, check_dtype=False
+    )
+
+
 def test_optimizers_that_cannot_skip_are_known():
-    assert not can_skip(RAdam().build([nn.Parameter(torch.ones(1))]))
+    assert can_skip(RAdam().build([nn.Parameter(torch.ones(1))]))
     assert not can_skip(torch.optim.SGD([nn.Parameter(torch.ones(1))]))
 
 

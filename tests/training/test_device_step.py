@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcsearch.data.batches import Batches
 from gcsearch.science.objectives.consistency import Consistency
+from gcsearch.science.optimizers import RAdam
 from gcsearch.science.randomness import draw_step
 from gcsearch.training import Trainer
 from gcsearch.training.step import Learner
@@ -39,7 +40,7 @@ def deferred(experiment, examples):
 
 
 @pytest.mark.parametrize("coupling", ["independent", "generator"])
-@pytest.mark.parametrize("optimizer", ["lion", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["lion", "adam", "adamw", "radam"])
 def test_a_step_reads_nothing_from_the_device(tiny, digits, coupling, optimizer):
     experiment = tiny(
         coupling=coupling, optimizer={"name": optimizer}, network={"dropout": 0.1}, timesteps={"name": "exponential"}
@@ -82,7 +83,7 @@ def state(trainer):
 
 
 @pytest.mark.parametrize("change", [bad_gradient, bad_loss])
-@pytest.mark.parametrize("optimizer", ["lion", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["lion", "adam", "adamw", "radam"])
 def test_a_divergence_that_is_found_out_late_leaves_all_as_it_was_before_that_step(
     tiny, digits, monkeypatch, change, optimizer
 ):
@@ -121,8 +122,10 @@ def test_steps_nobody_waits_for_are_the_same_steps(tiny, digits, optimizer):
         assert [one.metrics[name] for one in first.results] == [one.metrics[name] for one in second.results]
 
 
-def test_an_optimizer_that_cannot_skip_is_waited_for_anywhere(tiny, digits):
+def test_an_optimizer_that_cannot_skip_is_waited_for_anywhere(tiny, monkeypatch):
     experiment = tiny(optimizer={"name": "radam", "lr": 1e-3})
+    assert not Learner(experiment, torch.device("meta")).waits
+    monkeypatch.setattr(RAdam, "build", lambda self, parameters: torch.optim.RAdam(parameters, lr=self.lr))
     assert Learner(experiment, CPU).waits
     elsewhere = torch.device("meta")
     assert Learner(experiment, elsewhere).waits

@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from gcsearch.config import Experiment
 from gcsearch.errors import ConfigError
 from gcsearch.science.couplings import OptimalTransport, Unpaired, optimal_permutation
 from gcsearch.science.randomness import Share, draw_step
-from gcsearch.training.distributed import Group, check_same_weights, share_of
+from gcsearch.training.distributed import Group, TorchGroup, check_same_weights, share_of
 from gcsearch.training.judge import Judge
 from gcsearch.training.step import Learner
 
@@ -151,6 +152,15 @@ def test_weights_that_have_drifted_apart_are_found():
         other.weight[1, 2] = torch.nextafter(other.weight[1, 2], torch.tensor(9.0))
     with pytest.raises(RuntimeError, match="process 1 of 2: the weights differ"):
         check_same_weights(Second(), other)
+
+
+def test_processes_agree_without_asking_their_devices(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        group = TorchGroup("meta")  # a device that nothing can be read from
+        assert group.agree(True, False, True) == (True, False, True)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
