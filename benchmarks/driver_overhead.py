@@ -1,6 +1,7 @@
 """What the driver of a study costs: trials that train nothing, on real Ray, against Ray Tune with its own parts.
 
     .venv/bin/python benchmarks/driver_overhead.py [--trials 500] [--json driver_overhead.json]
+    .venv/bin/python benchmarks/driver_overhead.py --allocations [--trials 100]
 
 Every method runs in a process and on a Ray of its own, with four logical cores and four trials at a time. A trial
 reports a score at six evaluations, and ends there or where it is stopped; three parameters are searched.
@@ -10,11 +11,15 @@ reports a score at six evaluations, and ends there or where it is stopped; three
 - Tune, helped: the same with processes used again and without its loggers.
 
 Trials per second are those of the whole study without the start of Ray. Memory is that of the driver's process.
+
+`--allocations` runs ours alone, and says how much of what Python allocates stays with each further trial, and where: a
+number that other work on the machine does not move, from far fewer trials than the process's memory takes to show it.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -24,6 +29,8 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +80,7 @@ def our_trial(config: dict[str, Any]) -> None:
     tune.report({MESSAGE: json.dumps({"outcome": {"state": "completed", "reason": None}})})
 
 
-def ours(trials: int, folder: Path, variant: str) -> int:
+def ours(trials: int, folder: Path, variant: str, observers: Sequence[Any] = ()) -> int:
     """Run the study with our driver; number of trials."""
     from unittest.mock import patch
 
@@ -86,7 +93,7 @@ def ours(trials: int, folder: Path, variant: str) -> int:
     (folder / "study.yaml").write_text(STUDY.replace("TRIALS", str(trials)).replace("VARIANT", variant))
     study = load_study(folder / "study.yaml")
     with LedgerWriter(folder / LEDGER_NAME) as ledger, patch.object(execution, "run_trial", our_trial):
-        driver = SearchDriver(study, folder, ledger, StudyState())
+        driver = SearchDriver(study, folder, ledger, StudyState(), observers)
         driver.write("study_started", study=study.name, **study.opening())
         execution.run_trials(driver, study.resources, [], [{"CPU": float(CONCURRENT)}])
         driver.finish()
@@ -122,6 +129,36 @@ def tunes(trials: int, folder: Path, *, is_helped: bool) -> int:
     return len(tuner.fit())
 
 
+class Allocations:
+    """Watches what Python has allocated when 40 % of the trials have started, and when the last one has."""
+
+    def __init__(self, trials: int) -> None:
+        self.counts = (int(0.4 * trials), trials)
+        self.snapshots: list[tracemalloc.Snapshot] = []
+        self.seen: set[str] = set()
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "trial_started" and event["trial"] not in self.seen:
+            self.seen.add(event["trial"])
+            if len(self.seen) in self.counts:
+                gc.collect()
+                self.snapshots.append(tracemalloc.take_snapshot())
+
+    def on_progress(self, trial: str, images: int, images_per_second: float) -> None:
+        """Nothing stays of it."""
+
+    def report(self) -> None:
+        """Print what has been added per trial, by file."""
+        first, last = self.snapshots
+        files = last.compare_to(first, "filename")
+        num = self.counts[1] - self.counts[0]
+        total = sum(one.size_diff for one in files) / num / 1000
+        print(f"{total:.1f} kB stay with each of {num} further trials; most of it was allocated in")
+        for one in files[:8]:
+            file = "/".join(Path(one.traceback[0].filename).parts[-3:])
+            print(f"  {one.size_diff / num / 1000:5.1f} kB  {file}")
+
+
 METHODS = {
     "ours, asha promotion": lambda trials, folder: ours(trials, folder, "promotion"),
     "ours, asha stopping": lambda trials, folder: ours(trials, folder, "stopping"),
@@ -151,7 +188,7 @@ class Memory(threading.Thread):
         return next(megabytes for seconds, megabytes in self.samples if seconds >= share * end)
 
 
-def measure(method: str, trials: int) -> dict[str, Any]:
+def measure(method: str, trials: int, allocations: Allocations | None = None) -> dict[str, Any]:
     """Figures of one method, in this process."""
     import logging
 
@@ -174,7 +211,12 @@ def measure(method: str, trials: int) -> dict[str, Any]:
         memory = Memory()
         memory.start()
         started, used = time.monotonic(), time.process_time()
-        count = METHODS[method](trials, Path(tempfile.mkdtemp(dir=name)))
+        if allocations is None:
+            count = METHODS[method](trials, Path(tempfile.mkdtemp(dir=name)))
+        else:
+            tracemalloc.start()
+            count = ours(trials, Path(tempfile.mkdtemp(dir=name)), "promotion", [allocations])
+            tracemalloc.stop()
         seconds, driver_seconds = time.monotonic() - started, time.process_time() - used
     ray.shutdown()
     megabytes = [memory.at(share) for share in (0.1, 0.25, 0.5, 0.75, 1.0)]
@@ -193,10 +235,16 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--allocations", action="store_true", help="what stays of a trial in the memory of our driver")
     parser.add_argument("--only", choices=METHODS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
         print(json.dumps(measure(arguments.only, arguments.trials)))
+        return
+    if arguments.allocations:
+        allocations = Allocations(arguments.trials)
+        measure("ours, asha promotion", arguments.trials, allocations)
+        allocations.report()
         return
     rows = []
     print("| method | trials | seconds | trials/s | driver's CPU seconds | driver's MB at 10, 25, 50, 75, 100 % |")

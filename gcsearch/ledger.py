@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -305,10 +306,12 @@ class StudyState:
             record.device_seconds += record.devices * (time - self._seen[record.trial]).total_seconds()
             self._seen[record.trial] = time
         if kind == "result" and event["images"] > record.images:
+            # Names and identities are the same in all results, and come as new text with each.
+            identities = event.get("identities", {})
             result = RungResult(
                 images=event["images"],
-                metrics=event["metrics"],
-                identities=event.get("identities", {}),
+                metrics={sys.intern(name): value for name, value in event["metrics"].items()},
+                identities={sys.intern(name): sys.intern(identity) for name, identity in identities.items()},
                 time=event["time"],
                 order=self.num_events,
             )

@@ -219,6 +219,24 @@ def _reason(trial: Any) -> str:
     return why_lost(getattr(error, "cause", None) or error)
 
 
+def _forget_finished(tune_controller: Any) -> None:
+    """Let go of what Tune keeps about trials that are over: the ledger has it, and a study may have thousands.
+
+    Tune goes through its list several times a second, and keeps every trial's configuration and last result. One that
+    is over stays in the list, since Tune wants one at its end.
+    """
+    trials = tune_controller.get_trials()
+    for trial in [trial for trial in trials if trial.is_finished()][:-1]:
+        trials.remove(trial)
+        # Tune still counts the trial as stopped or failed; it is as small as can be.
+        trial.run_metadata.last_result = {}
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+        trial.config.clear()
+        trial.evaluated_params, trial.experiment_tag = {}, ""
+        trial.invalidate_json_state()
+
+
 class LedgerScheduler(FIFOScheduler):
     """Passes reports on, and decisions to Tune."""
 
@@ -237,6 +255,7 @@ class LedgerScheduler(FIFOScheduler):
         """
         if self.execution.is_interrupted:
             raise KeyboardInterrupt
+        _forget_finished(tune_controller)
         chosen = super().choose_trial_to_run(tune_controller)
         unfinished = [trial for trial in tune_controller.get_trials() if not trial.is_finished()]
         for trial in unfinished:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -190,6 +191,23 @@ def test_a_wait_for_a_place_ends_with_an_error(hooks, monkeypatch):
     now[0] = 2 * execution.PLACE_TIMEOUT_S + 2
     with pytest.raises(StudyError, match="no place"):
         scheduler.choose_trial_to_run(controller)
+
+
+def test_of_trials_that_are_over_tune_keeps_one_and_nothing_large(hooks):
+    _, scheduler = hooks
+    trials = []
+    for number in range(6):
+        config = {"trial": f"{number:04d}", "experiment": {"text": "x" * 10_000}}
+        trials.append(Trial("anything", stub=True, config=config, evaluated_params=dict(config)))
+        trials[-1].run_metadata.last_result = {"config": config}
+        trials[-1].run_metadata.update_metric("time", 1.0)
+        trials[-1].status = "RUNNING" if number == 5 else "ERROR" if number == 2 else "TERMINATED"
+    listed, sizes = list(trials), [len("".join(trial.get_json_state())) for trial in trials]
+    scheduler.choose_trial_to_run(SimpleNamespace(get_trials=lambda: listed))
+    assert listed == trials[4:]
+    now = [len("".join(trial.get_json_state())) for trial in trials]
+    assert now[4:] == sizes[4:], "the one that is kept, and one that runs, are as they were"
+    assert min(sizes) > 20_000 > 3_000 > max(now[:4])
 
 
 def test_a_trial_that_says_nothing_for_too_long_is_killed_and_starts_again(hooks, driver, monkeypatch):
