@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -248,6 +249,13 @@ class Groups(Hosts):
     def processes(self, name: str) -> dict[int, str]:
         mark = f"HOST_MARK={self.mark}-{name}.".encode()
         return _matching(lambda process: mark in (process / "environ").read_bytes())
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def make_hosts(*names: str) -> Hosts:

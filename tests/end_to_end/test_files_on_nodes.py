@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,8 @@ from gcsearch.data.image_set import prepare
 from gcsearch.data.store import open_images
 from gcsearch.ledger import LEDGER_NAME, StudyState, read_events
 from gcsearch.training import Trainer
+
+from .conftest import free_port
 
 NAMESPACE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
 
@@ -67,14 +68,13 @@ class TwoNodes:
         }
         ray = str(Path(sys.executable).with_name("ray"))
         self.processes: list[subprocess.Popen[bytes]] = []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port, client_port = free_port(), free_port()  # the usual ones may be another test's
         self.address = self.environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
         head = [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0"]
         # The object store is smaller than the default, which would be most of a small machine.
         store = "--object-store-memory=100000000"
-        self._start([*head, f"--temp-dir={self.ray}", "--include-dashboard=false", store])
+        head += [f"--ray-client-server-port={client_port}", f"--temp-dir={self.ray}", "--include-dashboard=false"]
+        self._start([*head, store])
         self._wait_for("0.log", "Ray runtime started")
         hide = [*NAMESPACE, "sh", "-c", 'mount -t tmpfs none "$1" && shift && exec "$@"', "sh", str(hidden)]
         join = [ray, "start", "--block", f"--address={self.address}", "--node-ip-address=127.0.0.2", "--num-cpus=2"]

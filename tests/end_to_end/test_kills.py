@@ -10,7 +10,6 @@ import random
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,8 @@ import pytest
 from gcsearch.analysis.results import write_tables
 from gcsearch.ledger import ENDED, LEDGER_NAME, StudyState, read_events
 from gcsearch.tuning.cluster import QUIET
+
+from .conftest import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -72,15 +73,14 @@ class Head:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="gcs-", dir="/tmp"))  # short: sockets live in it
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.environment = QUIET | {
             "RAY_TMPDIR": str(self.folder),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": hashlib.sha256(str(self.folder).encode()).hexdigest(),
         }
         node = ["--head", "--node-ip-address=127.0.0.1", f"--port={self.address.split(':')[1]}", "--num-cpus=1"]
+        node.append(f"--ray-client-server-port={free_port()}")  # the usual one may be another test's
         limits = ["--include-dashboard=false", "--object-store-memory=100000000", f"--temp-dir={self.folder}"]
         command = [str(Path(sys.executable).with_name("ray")), "start", *node, *limits]
         started = subprocess.run(

@@ -122,7 +122,7 @@ class Studies:
     def finish(self, folder: Path) -> StudyState:
         """Run the study in a folder to its end."""
         process = self.start(folder)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=400)
         assert process.returncode == 0, output
         return StudyState(events_of(folder))
 
@@ -194,14 +194,14 @@ def wait_for(condition, seconds, what):
         time.sleep(0.05)
 
 
-def wait_for_events(folder, process, count, kind="result"):
-    """Wait until a ledger has so many events of a kind."""
+def wait_for_events(folder, process, count):
+    """Wait until a ledger has so many results."""
 
     def has():
         assert process.poll() is None, process.communicate()[0]
-        return ledger_of(folder).exists() and ledger_of(folder).read_text().count(f'"event": "{kind}"') >= count
+        return ledger_of(folder).exists() and ledger_of(folder).read_text().count('"event": "result"') >= count
 
-    wait_for(has, 90, f"{count} events '{kind}'")
+    wait_for(has, 240, f"{count} results")
 
 
 def outcome(state):
@@ -261,13 +261,21 @@ def test_a_study_finishes_and_leaves_all_that_it_promises(whole):
     assert {record.images for record in state.of_state("stopped")} <= {512, 1024}
 
 
-def test_a_finished_study_is_extended_and_what_it_has_stays(studies, whole):
-    folder = studies.folder("more", concurrent="auto", old="trials: 6", new="trials: 7")
+def test_a_finished_study_is_extended_a_trial_that_raises_is_recorded_and_the_other_goes_on(studies, whole):
+    folder = studies.folder("more", concurrent="auto", old="trials: 6", new="trials: 8")
     shutil.copytree(whole / "studies", folder / "studies")
+    trial = folder / "studies" / "small" / "trials" / "0006"
+    trial.mkdir()
+    (trial / "samples").write_text("a file where the sample grids should go")
     before = ledger_of(folder).read_text()
     extended = studies.finish(folder)
     assert ledger_of(folder).read_text().startswith(before)
-    assert check_ledger(folder) == {f"{number:04d}" for number in range(7)}
+    assert check_ledger(folder) == {f"{number:04d}" for number in range(8)}
+    failed = extended.trials.pop("0006")
+    assert failed.state == "failed"
+    assert "samples" in failed.reason
+    assert failed.reason.split(":")[0] in ("FileExistsError", "NotADirectoryError")
+    assert {record.trial for record in extended.of_state("completed", "stopped")} == set(extended.trials)
     check_files(folder, extended)
 
 
@@ -285,49 +293,37 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been_killed(studies, whole):
     check_files(folder, resumed)
 
 
-@pytest.mark.parametrize("to", ["driver", "group"])
-def test_ctrl_c_ends_a_study_soon_and_it_can_go_on(studies, to):
-    folder = studies.folder("a", concurrent="auto")
-    process = studies.start(folder)
-    wait_for_events(folder, process, 3)
-    started = time.monotonic()
-    if to == "driver":
-        process.send_signal(signal.SIGINT)
-    else:
-        os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
-    assert time.monotonic() - started < 10
-    assert process.returncode == -signal.SIGINT, output
-    events = events_of(folder)
-    assert events[-1]["event"] == "study_interrupted"
-    states = [record.state for record in StudyState(events).trials.values()]
-    assert "interrupted" in states
-    assert set(states) <= {"interrupted", "completed", "stopped"}
-    wait_for(lambda: not studies.left_over(), 15, "Ray to be gone")
+def test_ctrl_c_ends_a_study_soon_and_it_can_go_on(studies):
+    folder = studies.folder("a", concurrent="auto", old="trials: 6", new="trials: 8")
+    known = 0
+    for to in ("driver", "group"):
+        process = studies.start(folder)
+        wait_for_events(folder, process, known + 3)
+        started = time.monotonic()
+        if to == "driver":
+            process.send_signal(signal.SIGINT)
+        else:
+            os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+        assert time.monotonic() - started < 10
+        assert process.returncode == -signal.SIGINT, output
+        events = events_of(folder)
+        assert events[-1]["event"] == "study_interrupted"
+        known = sum(event["event"] == "result" for event in events)
+        states = [record.state for record in StudyState(events).trials.values()]
+        assert "interrupted" in states
+        assert set(states) <= {"interrupted", "completed", "stopped"}
+        wait_for(lambda: not studies.left_over(), 15, "Ray to be gone")
     state = studies.finish(folder)
     assert state.ended
-    assert check_ledger(folder) == {f"{number:04d}" for number in range(6)}
+    assert check_ledger(folder) == {f"{number:04d}" for number in range(8)}
     assert {record.state for record in state.trials.values()} == {"completed", "stopped"}
-
-
-def test_a_trial_that_raises_is_recorded_and_the_others_go_on(studies):
-    folder = studies.folder("a", concurrent="auto")
-    trial = folder / "studies" / "small" / "trials" / "0001"
-    trial.mkdir(parents=True)
-    (trial / "samples").write_text("a file where the sample grids should go")
-    state = studies.finish(folder)
-    failed = state.trials["0001"]
-    assert failed.state == "failed"
-    assert "samples" in failed.reason
-    assert failed.reason.split(":")[0] in ("FileExistsError", "NotADirectoryError")
-    assert {record.trial for record in state.of_state("completed", "stopped")} == set(state.trials) - {"0001"}
-    assert check_ledger(folder) == set(state.trials)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 def test_a_trial_whose_process_dies_or_hangs_goes_on_and_so_do_the_others(studies, whole, how):
-    # On a busy machine, more may take these 12 s: hence more failures than one.
-    settings = "max_failures: 5, hang_minutes: 0.2" if how == signal.SIGSTOP else "max_failures: 1"
+    # On a busy machine, more may take these 24 s: hence more failures than one.
+    settings = "max_failures: 5, hang_minutes: 0.4" if how == signal.SIGSTOP else "max_failures: 1"
     folder = studies.folder("a", old="concurrent:", new=f"{settings}, concurrent:")
     process = studies.start(folder)
     wait_for_events(folder, process, 1)
@@ -335,7 +331,14 @@ def test_a_trial_whose_process_dies_or_hangs_goes_on_and_so_do_the_others(studie
     assert pids  # Tune's own name for the process of a trial
     for pid in pids:
         os.kill(pid, how)
-    output, _ = process.communicate(timeout=200)
+    if how == signal.SIGSTOP:  # now there is time to see that a second driver is refused, and disturbs nothing
+        second = studies.start(folder)
+        output, _ = second.communicate(timeout=120)
+        assert second.returncode == 1
+        assert "StudyError" in output
+        assert "another process is writing this study" in output
+        assert process.poll() is None
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     state = StudyState(events_of(folder))
     assert check_ledger(folder) == set(state.trials)
@@ -347,7 +350,7 @@ def test_a_trial_whose_process_dies_or_hangs_goes_on_and_so_do_the_others(studie
     else:
         assert lost
         assert set(lost) == {
-            "it hung, and was ended: no step and no report for 0.2 minutes. If it was only slow, raise "
+            "it hung, and was ended: no step and no report for 0.4 minutes. If it was only slow, raise "
             "resources.hang_minutes"
         }
     assert outcome(state) == outcome(StudyState(events_of(whole)))
@@ -356,17 +359,17 @@ def test_a_trial_whose_process_dies_or_hangs_goes_on_and_so_do_the_others(studie
 def test_a_trial_that_takes_all_memory_is_ended_told_and_tried_again(studies):
     memory = psutil.virtual_memory()
     gigabyte = 2**30
-    if memory.available < 10 * gigabyte:
-        pytest.skip(f"needs 10 GiB of free memory, has {memory.available / gigabyte:.1f}")
+    if memory.available < 12 * gigabyte:
+        pytest.skip(f"needs 12 GiB of free memory, has {memory.available / gigabyte:.1f}")
     folder = studies.folder("a", old="trials: 6", new="trials: 2")
-    network = HUNGRY.replace("EATEN", repr(str(folder / "eaten"))).replace("BYTES", str(7 * gigabyte))
+    network = HUNGRY.replace("EATEN", repr(str(folder / "eaten"))).replace("BYTES", str(9 * gigabyte))
     (folder / "hungry.py").write_text(network)
     experiment = folder / "experiments" / "tiny.yaml"
     experiment.write_text("imports: [hungry]\n" + experiment.read_text().replace("name: mlp", "name: hungry"))
-    # As if the machine had 4 GiB more than is taken now: the study itself takes less than 3.
-    share = (memory.total - memory.available + 4 * gigabyte) / memory.total
+    # As if the machine had 6 GiB more than is taken now: the study itself takes less than 3, another test may take 3.
+    share = (memory.total - memory.available + 6 * gigabyte) / memory.total
     process = studies.start(folder, RAY_memory_usage_threshold=f"{share:.3f}", RAY_memory_monitor_refresh_ms="100")
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     state = StudyState(events_of(folder))
     lost = [event for event in events_of(folder) if event["event"] == "trial_lost"]
@@ -374,20 +377,6 @@ def test_a_trial_that_takes_all_memory_is_ended_told_and_tried_again(studies):
     assert lost[0]["reason"].startswith("its process was ended because its machine ran out of memory. Lower")
     assert [record.losses for record in state.trials.values()] == [1, 0]
     assert all(record.state in ("completed", "stopped") for record in state.trials.values())
-
-
-def test_a_second_driver_of_a_study_is_refused(studies):
-    folder = studies.folder("a")
-    first = studies.start(folder)
-    wait_for_events(folder, first, 1, kind="trial_started")
-    second = studies.start(folder)
-    output, _ = second.communicate(timeout=60)
-    assert second.returncode == 1
-    assert "StudyError" in output
-    assert "another process is writing this study" in output
-    output, _ = first.communicate(timeout=200)
-    assert first.returncode == 0, output
-    assert check_ledger(folder) == {f"{number:04d}" for number in range(6)}
 
 
 def test_a_study_that_cannot_be_placed_says_so_and_does_not_wait(studies):
