@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from gcsearch.tuning.samplers import SearchSampler
-from gcsearch.tuning.samplers.auto import RungAwareTPE
+from gcsearch.tuning.samplers.auto import RungAwareBO
 
 DEFAULT_TRIALS: Final = 24
 FINALIST_SAMPLES: Final = 10_000
@@ -79,7 +79,7 @@ class Search:
         start_from: Parameters of the first trials; what they leave out is drawn at random.
     """
 
-    sampler: SearchSampler = field(default_factory=RungAwareTPE)
+    sampler: SearchSampler = field(default_factory=RungAwareBO)
     seed: int = 0
     start_from: tuple[dict[str, Any], ...] = ()
 

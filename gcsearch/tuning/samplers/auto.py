@@ -1,15 +1,12 @@
-"""The default sampler: a Parzen estimator that knows what a rung is."""
+"""The default sampler: Bayesian optimisation that knows what a rung is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from gcsearch.tuning.samplers.base import (
     Drawn,
@@ -17,22 +14,15 @@ from gcsearch.tuning.samplers.base import (
     Observation,
     RandomChooser,
     SearchSampler,
-    from_unit,
     search_samplers,
-    unit_of,
 )
-from gcsearch.tuning.space import Choice, Chooser, FixedChooser, Node, Range
+from gcsearch.tuning.samplers.neighbours import NeighbourChooser
+from gcsearch.tuning.samplers.observed import Encoder, observe, spaced
+from gcsearch.tuning.samplers.rung_process import Floats, RungProcess
+from gcsearch.tuning.space import Chooser, FixedChooser
 
-Floats = NDArray[np.float64]
-
-MIN_WIDTH = 0.06
-"""Narrowest kernel of a density on a range, as a share of it."""
-
-PRIOR_SPREAD_TRIALS = 1
-"""Trials that the spread of a range counts as, when that of known trials is estimated."""
-
-STEPS = (0.01, 0.4)
-"""Smallest and largest standard deviation of a local change, as a share of the range."""
+ROUNDS, PARENTS = 2, 4
+"""Times that the most promising candidates are varied, and how many are."""
 
 PRIOR_AGREEING, PRIOR_OPPOSED = 3, 1
 """Pairs of trials that a rung is taken to have ranked rightly and wrongly before anything is known."""
@@ -40,87 +30,102 @@ PRIOR_AGREEING, PRIOR_OPPOSED = 3, 1
 
 @search_samplers.register("auto")
 @dataclass(frozen=True, kw_only=True)
-class RungAwareTPE(SearchSampler):
-    """Tree-structured Parzen estimator on the highest rung that enough trials have reached.
+class RungAwareBO(SearchSampler):
+    """Bayesian optimisation with a Gaussian process over parameters and rungs.
 
-    A stopped trial's early score is never taken for a final one: the model sees the scores of one rung only. The best
-    trials there make one density, the others, with those under way and the diverged, make another; of some draws from
-    the first, the one with the largest ratio is taken. A share of the trials changes one of the best instead, a little
-    or a lot, which refines what the densities are too wide for.
+    A stopped trial's early score is never taken for a final one: the process knows at which rung a score was measured,
+    learns how rungs are related, and is asked about the horizon. A suggestion is the candidate with the lowest
+    confidence bound mean - kappa deviation there; kappa is drawn anew for each trial, so that suggestions made from
+    nearly the same knowledge differ. Candidates are random trials and variations of promising ones.
 
-    The model of a rung below the horizon is asked only as often as that rung ranks trials like later ones: with
-    probability max(0, tau), its Kendall correlation with the last scores of the trials that went further. Otherwise,
-    and for a fixed share, the trial is random, so that a rung that misleads cannot lock the search in. Of trials with
-    the same score only the first can be good; the others show that there is nothing to gain nearby, and that the model
-    repeats itself, so the probability is also multiplied by the share of scores that differ.
+    The model is asked only as often as it can know: with a probability that is the smaller of two correlations between
+    the highest rung with enough scores and later ones: the process's own, and max(0, tau), Kendall's among the trials
+    that went further. Otherwise, and for a fixed share, the trial is random, so that a rung that misleads cannot lock
+    the search in. Of many trials with the same score the model learns little, so the second correlation is multiplied
+    by the share of scores at that rung that differ.
 
     Attributes:
-        min_observations: Finite scores that a rung needs before it is modelled. Diverged trials do not count towards
-            it, as a rung that only they "reached" says nothing about what is good; once it is modelled they are bad.
+        min_observations: Finite scores that are needed before anything is modelled, and at a rung before it counts as
+            known. Diverged trials do not count, as a rung that only they "reached" says nothing about what is good;
+            once there is a model they are as bad as the worst.
         random_share: Probability that a trial is drawn at random, in [0, 1].
-        local_share: Probability that another one varies one of the best, in [0, 1].
-        good_share: Share of the trials at the rung that count as good, in (0, 1).
-        num_candidates: Draws from which a suggestion is taken.
+        num_candidates: Candidates of each kind from which a suggestion is taken.
 
-    Source: Bergstra et al. 2011 for the estimator; the rung rule is BOHB's (Falkner et al. 2018, arXiv:1807.01774); the
-        trust in a rung and the local share are ours.
+    Source: Cox and John 1992 for the bound; Hutter et al. 2012 (LNCS 7219, 55) for a random kappa from an exponential
+        distribution; `RungProcess` for the model. The trust in a rung is ours.
     """
 
     min_observations: int = 8
-    random_share: float = 0.2
-    local_share: float = 0.25
-    good_share: float = 0.15
-    num_candidates: int = 32
+    random_share: float = 0.15
+    num_candidates: int = 48
 
     def __post_init__(self) -> None:
         if self.min_observations < 2:
             raise ValueError(f"min_observations must be at least 2, got {self.min_observations}")
-        for name in ("random_share", "local_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if not 0 < self.good_share < 1:
-            raise ValueError(f"good_share must be in (0, 1), got {self.good_share}")
-        if self.num_candidates < 1:
-            raise ValueError(f"num_candidates must be at least 1, got {self.num_candidates}")
+        if not 0 <= self.random_share <= 1:
+            raise ValueError(f"random_share must be in [0, 1], got {self.random_share}")
+        if self.num_candidates < PARENTS:
+            raise ValueError(f"num_candidates must be at least {PARENTS}, got {self.num_candidates}")
 
     def chooser(self, history: History) -> Chooser:
         random = history.generator(1)
-        rung = self._modelled_rung(history)
-        if rung is None or random.random() < self.random_share:
-            return RandomChooser(history.seed, history.number)
-        if random.random() > self._trust(history, rung):
-            return RandomChooser(history.seed, history.number)
-        good, rest = self._split(history, rung)
-        if random.random() < self.local_share:
-            center = good[min(int(random.exponential()), len(good) - 1)]
-            return _fixed(history.draw(NeighbourChooser(center, random)))
-        under_way = [one for one in history.observations if one.is_running and rung not in one.scores]
-        promising, poor = Parzen(good), Parzen([*rest, *under_way])
-        candidates = [history.draw(promising.chooser(random)) for _ in range(self.num_candidates)]
-        gains = promising.log_density(candidates) - poor.log_density(candidates)
-        return _fixed(candidates[int(np.argmax(gains))])
+        by_chance = RandomChooser(history.seed, history.number)
+        rungs = spaced(history.rungs)
+        known = self._highest_known(history, rungs)
+        if known is None or random.random() < self.random_share:
+            return by_chance
+        encoder, horizon = Encoder(history.space), len(rungs) - 1
+        doubt, agreement = random.random(), self._agreement(history, rungs[known])
+        if doubt > agreement:
+            return by_chance
+        process = RungProcess(observe(history, encoder, rungs))
+        if doubt > process.kernel.relation(horizon - known):
+            return by_chance
+        kappa = random.exponential()
+        under_way = [one for one in history.observations if one.is_running and not one.scores]
+        if under_way:
+            process = process.believing(encoder.features(under_way), horizon)
 
-    def _modelled_rung(self, history: History) -> int | None:
-        for rung in sorted(history.rungs, reverse=True):
-            if sum(_is_finite(one, rung) for one in history.observations) >= self.min_observations:
-                return rung
+        def bound(trials: Sequence[Observation]) -> Floats:
+            mean, deviation = process.posterior(encoder.features(trials), horizon)
+            return mean - kappa * deviation
+
+        return FixedChooser({name: value for name, (value, _) in self._lowest(bound, history, random).items()})
+
+    def _highest_known(self, history: History, rungs: Sequence[int]) -> int | None:
+        """Index of the highest rung with enough finite scores."""
+        for index in reversed(range(len(rungs))):
+            if len(_finite_scores(history, rungs[index])) >= self.min_observations:
+                return index
         return None
 
     @staticmethod
-    def _trust(history: History, rung: int) -> float:
-        """Share of the model's trials: how well the rung ranks, times the share of scores there that differ."""
-        scores = [one.scores[rung] for one in history.observations if _is_finite(one, rung)]
-        is_last = rung == history.rungs[-1]
-        return len(set(scores)) / len(scores) * (1.0 if is_last else rank_agreement(history.observations, rung))
+    def _agreement(history: History, rung: int) -> float:
+        """How far a rung can be trusted, in [0, 1]: how well it ranks, times the share of its scores that differ."""
+        scores = _finite_scores(history, rung)
+        tau = 1.0 if rung == history.rungs[-1] else rank_agreement(history.observations, rung)
+        return tau * len(set(scores)) / len(scores)
 
-    def _split(self, history: History, rung: int) -> tuple[list[Observation], list[Observation]]:
-        """Good trials at a rung, best first, and the others."""
-        ranked = sorted((one for one in history.observations if rung in one.scores), key=lambda one: one.scores[rung])
-        firsts = list({one.scores[rung]: one for one in reversed(ranked) if _is_finite(one, rung)}.values())[::-1]
-        num_good = min(len(firsts), max(2, math.ceil(self.good_share * len(firsts))))
-        good = firsts[:num_good]
-        chosen = {id(one) for one in good}
-        return good, [one for one in ranked if id(one) not in chosen]
+    def _lowest(
+        self, bound: Callable[[Sequence[Observation]], Floats], history: History, random: np.random.Generator
+    ) -> Drawn:
+        """The candidate with the lowest bound: of random ones, of known trials varied, of the best of these varied."""
+        scored = [one for one in history.observations if one.scores]
+        promising = [scored[index] for index in np.argsort(bound(scored), kind="stable")]
+
+        def varied(parents: Sequence[Observation], count: int) -> list[Observation]:
+            chosen = (parents[min(int(random.exponential(PARENTS)), len(parents) - 1)] for _ in range(count))
+            return [_candidate(history, NeighbourChooser(parent, random)) for parent in chosen]
+
+        seed = int(random.integers(2**32))
+        candidates = [_candidate(history, RandomChooser(seed, number)) for number in range(self.num_candidates)]
+        candidates += varied(promising, self.num_candidates // 2)
+        bounds = bound(candidates)
+        for _ in range(ROUNDS):
+            best = [candidates[index] for index in np.argsort(bounds, kind="stable")[:PARENTS]]
+            more = varied(best, self.num_candidates // 2)
+            candidates, bounds = [*candidates, *more], np.concatenate([bounds, bound(more)])
+        return candidates[int(np.argmin(bounds))].drawn
 
 
 def rank_agreement(observations: Sequence[Observation], rung: int) -> float:
@@ -153,146 +158,9 @@ def _is_finite(one: Observation, rung: int) -> bool:
     return math.isfinite(one.scores.get(rung, math.inf))
 
 
-def _fixed(drawn: Drawn) -> FixedChooser:
-    return FixedChooser({name: value for name, (value, _) in drawn.items()})
+def _candidate(history: History, chooser: Chooser) -> Observation:
+    return Observation(drawn=history.draw(chooser), scores={}, is_running=False)
 
 
-class Parzen:
-    """Density of choices: a mixture of one kernel for each known trial, and the uniform density.
-
-    A kernel is a product over the choices its trial made: a Gaussian cut off at the ends of a range, the same option
-    with the rest spread evenly over all. Over a choice that its trial did not have it is uniform.
-
-    Args:
-        known: Trials under the kernels.
-    """
-
-    def __init__(self, known: Sequence[Observation]) -> None:
-        self.known = known
-        self.num_kernels = len(known) + 1
-        most = max((len(one.units) for one in known), default=1)
-        self._shrink = max(len(known), 1) ** (-1 / (4 + most))  # Scott's rule
-        self._columns: dict[str, tuple[Floats, float]] = {}
-
-    def column(self, name: str, node: Node) -> tuple[Floats, float]:
-        """Centres of the kernels along one choice, NaN where there is none, and their width."""
-        if name not in self._columns:
-            units = np.array([one.units.get(name, math.nan) for one in self.known])
-            present = units[~np.isnan(units)]
-            if isinstance(node, Choice):
-                num = len(node.options)
-                width = min(0.5, num / (len(present) + num))
-            else:
-                width = max(MIN_WIDTH, self._shrink * _spread(present))
-                if node.is_integer and not node.is_log:
-                    width = max(width, 0.4 / (node.high - node.low))
-            self._columns[name] = units, width
-        return self._columns[name]
-
-    def chooser(self, random: np.random.Generator) -> ParzenChooser:
-        """Chooser that draws from one kernel, taken at random."""
-        index = int(random.integers(self.num_kernels))
-        return ParzenChooser(self, index if index < len(self.known) else None, random)
-
-    def log_density(self, points: Sequence[Drawn]) -> Floats:
-        """Logarithm of the density at some points, relative to the uniform density."""
-        nodes = {name: node for point in points for name, (_, node) in point.items()}
-        total = np.zeros((len(points), self.num_kernels))
-        for name, node in nodes.items():
-            units, width = self.column(name, node)
-            at = np.array([unit_of(*point[name]) if name in point else math.nan for point in points])[:, None]
-            if isinstance(node, Choice):
-                num = len(node.options)
-                kernel = np.log(np.where(at == units, 1 - width + width / num, width / num) * num)
-            else:
-                mass = ndtr((1 - units) / width) - ndtr(-units / width)
-                kernel = -0.5 * ((at - units) / width) ** 2 - np.log(math.sqrt(2 * math.pi) * width * mass)
-            total[:, : len(self.known)] += np.where(np.isnan(at) | np.isnan(units), 0.0, kernel)
-        peak = total.max(axis=1, keepdims=True)
-        return np.asarray(peak[:, 0] + np.log(np.exp(total - peak).mean(axis=1)))
-
-
-def _spread(units: Floats) -> float:
-    """Standard deviation of places along a range, pooled with that of the uniform density, which counts as
-    PRIOR_SPREAD_TRIALS trials. On its own that of two or three good trials, which may be close by chance, would make a
-    density so narrow that the search stays there.
-    """
-    squares = float(((units - units.mean()) ** 2).sum()) if len(units) else 0.0
-    degrees = PRIOR_SPREAD_TRIALS + max(len(units) - 1, 0)
-    return math.sqrt((PRIOR_SPREAD_TRIALS / 12 + squares) / degrees)
-
-
-class ParzenChooser:
-    """Draws from one kernel of a density, and evenly where the kernel's trial had no such choice.
-
-    Args:
-        density: The density.
-        index: Number of the kernel; None for the uniform density.
-        random: Source of random numbers.
-    """
-
-    def __init__(self, density: Parzen, index: int | None, random: np.random.Generator) -> None:
-        self.density = density
-        self.index = index
-        self.random = random
-
-    def _kernel(self, name: str, node: Node) -> tuple[float, float]:
-        units, width = self.density.column(name, node)
-        return (math.nan if self.index is None else float(units[self.index])), width
-
-    def number(self, name: str, node: Range) -> float:
-        center, width = self._kernel(name, node)
-        if math.isnan(center):
-            return from_unit(float(self.random.random()), node)
-        unit = center + width * self.random.standard_normal()
-        while not 0 <= unit <= 1:
-            unit = center + width * self.random.standard_normal()
-        return from_unit(unit, node)
-
-    def option(self, name: str, node: Choice) -> Any:
-        center, width = self._kernel(name, node)
-        if math.isnan(center) or self.random.random() < width:
-            return node.options[int(self.random.integers(len(node.options)))].label
-        return node.options[int(center)].label
-
-
-class NeighbourChooser:
-    """Varies a trial: all its choices or some of them, by a step whose size is log-uniform, as none is right for all.
-
-    A range takes a Gaussian step, reflected at its ends; a choice takes another option more often in a larger step. One
-    choice, taken at random, changes in any case, since the same trial again would teach nothing.
-
-    Args:
-        center: The trial.
-        random: Source of random numbers.
-    """
-
-    def __init__(self, center: Observation, random: np.random.Generator) -> None:
-        self.center = center
-        self.random = random
-        self.width = math.exp(random.uniform(math.log(STEPS[0]), math.log(STEPS[1])))
-        self.share = 1.0 if random.random() < 0.5 else float(random.uniform(0.1, 0.6))
-        names = sorted(center.units)
-        self.changed = names[int(random.integers(len(names)))] if names else None
-
-    def number(self, name: str, node: Range) -> float:
-        if name not in self.center.units:
-            return from_unit(float(self.random.random()), node)
-        unit = self.center.units[name]
-        here = from_unit(unit, node)
-        if name != self.changed and self.random.random() > self.share:
-            return here
-        moved = abs(unit + self.width * self.random.standard_normal())
-        value = from_unit(min(max(min(moved, 2 - moved), 0.0), 1.0), node)
-        if node.is_integer and value == here:  # a step too small to be seen
-            value = int(min(max(value + (1 if self.random.random() < 0.5 else -1), node.low), node.high))
-        return value
-
-    def option(self, name: str, node: Choice) -> Any:
-        labels = [option.label for option in node.options]
-        if name not in self.center.units:
-            return labels[int(self.random.integers(len(labels)))]
-        here = int(self.center.units[name])
-        if len(labels) > 1 and (name == self.changed or self.random.random() < self.share * min(0.5, self.width)):
-            return labels[(here + int(self.random.integers(1, len(labels)))) % len(labels)]
-        return labels[here]
+def _finite_scores(history: History, rung: int) -> list[float]:
+    return [one.scores[rung] for one in history.observations if _is_finite(one, rung)]
