@@ -183,18 +183,21 @@ def on_a_quadratic():
     return tuple([min(search(sampler, bowl, seed, 40)[0]) for seed in range(20)] for sampler in samplers)
 
 
+@pytest.mark.slow
 def test_auto_beats_random_on_a_quadratic_over_20_seeds(on_a_quadratic):
     auto, random = on_a_quadratic
     assert np.mean(auto) < 0.5 * np.mean(random)
     assert sum(a < r for a, r in zip(auto, random, strict=True)) >= 14
 
 
+@pytest.mark.slow
 def test_auto_halves_random_s_typical_score_on_a_quadratic(on_a_quadratic):
     auto, random = on_a_quadratic
     assert np.log(auto).mean() < np.log(0.5 * np.array(random)).mean()
     assert np.mean(auto) < np.mean(random)
 
 
+@pytest.mark.slow
 def test_auto_suggests_good_regions_more_often_than_random():
     scores = [np.mean(search(RungAwareBO(), bowl, seed, 40)[0][20:]) for seed in range(8)]
     random = [np.mean(search(RandomSampler(), bowl, seed, 40)[0][20:]) for seed in range(8)]
