@@ -13,7 +13,7 @@ from gcsearch.tuning.samplers.auto import RungAwareBO, rank_agreement
 from gcsearch.tuning.samplers.neighbours import NeighbourChooser
 from gcsearch.tuning.samplers.plain import RandomSampler
 
-from .sampling import BASE, LINE, RUNGS, TREE, bowl, is_inside, observe, search, suggest
+from .sampling import BASE, LINE, RUNGS, TREE, bowl, is_inside, observe, search, space_of, suggest
 
 
 @pytest.mark.parametrize(
@@ -265,3 +265,14 @@ def test_random_integers_on_a_log_scale_reach_both_ends():
 def test_meaningless_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         RungAwareBO(**bad)
+
+
+def test_nothing_is_suggested_twice_while_there_is_something_new():
+    space = space_of({"kind": {"values": ["a", "b", "c"]}, "depth": {"min": 1, "max": 4}})
+    sampler, known, seen = RungAwareBO(random_share=0.0, min_observations=2), [], []
+    for number in range(12):
+        params = suggest(sampler, known, 0, number, space)
+        if number >= 3 and params != suggest(RandomSampler(), known, 0, number, space):
+            assert params not in seen
+        seen.append(params)
+        known.append(observe(params, {900: params["depth"] + 0.01 * number}, space=space))

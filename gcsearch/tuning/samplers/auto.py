@@ -41,8 +41,8 @@ class RungAwareBO(SearchSampler):
     The model is asked only as often as it can know: with a probability that is the smaller of two correlations between
     the highest rung with enough scores and later ones: the process's own, and max(0, tau), Kendall's among the trials
     that went further. Otherwise, and for a fixed share, the trial is random, so that a rung that misleads cannot lock
-    the search in. Of many trials with the same score the model learns little, so the second correlation is multiplied
-    by the share of scores at that rung that differ.
+    the search in. Of many good trials with the same score the model learns little, so the second correlation is
+    multiplied by the share of the best third of scores at that rung that differ. Nothing is suggested twice.
 
     Attributes:
         min_observations: Finite scores that are needed before anything is modelled, and at a rung before it counts as
@@ -101,8 +101,9 @@ class RungAwareBO(SearchSampler):
 
     @staticmethod
     def _agreement(history: History, rung: int) -> float:
-        """How far a rung can be trusted, in [0, 1]: how well it ranks, times the share of its scores that differ."""
-        scores = _finite_scores(history, rung)
+        """How far a rung can be trusted, in [0, 1]: how well it ranks, times the share of good scores that differ."""
+        scores = sorted(_finite_scores(history, rung))
+        scores = scores[: max(2, len(scores) // 3)]
         tau = 1.0 if rung == history.rungs[-1] else rank_agreement(history.observations, rung)
         return tau * len(set(scores)) / len(scores)
 
@@ -125,6 +126,8 @@ class RungAwareBO(SearchSampler):
             best = [candidates[index] for index in np.argsort(bounds, kind="stable")[:PARENTS]]
             more = varied(best, self.num_candidates // 2)
             candidates, bounds = [*candidates, *more], np.concatenate([bounds, bound(more)])
+        tried = {_identity(one) for one in history.observations}
+        bounds = np.where([_identity(one) in tried for one in candidates], math.inf, bounds)
         return candidates[int(np.argmin(bounds))].drawn
 
 
@@ -156,6 +159,10 @@ def rank_agreement(observations: Sequence[Observation], rung: int) -> float:
 
 def _is_finite(one: Observation, rung: int) -> bool:
     return math.isfinite(one.scores.get(rung, math.inf))
+
+
+def _identity(one: Observation) -> frozenset[tuple[str, float]]:
+    return frozenset(one.units.items())
 
 
 def _candidate(history: History, chooser: Chooser) -> Observation:
