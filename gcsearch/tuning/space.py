@@ -125,12 +125,17 @@ class Space:
         return matches(document, key, wanted, has_defaults=not self.is_free)
 
     def choose(self, chooser: Chooser, base: Document) -> Params:
-        """Parameters from a chooser, without the experiment they make."""
-        if any(entry.when for entry in self.entries):
-            return self.draw(chooser, base)[0]
+        """Parameters from a chooser, without the experiment they make: what `draw` gives, in a fraction of its time."""
         params: Params = {}
-        for entry in self.entries:
-            _draw(entry.node, entry.key, entry.key, chooser, params)
+        values: dict[str, Any] = {}
+        document = None
+        for entry in self.in_order():
+            if entry.when:
+                if document is None or values:
+                    document, values = (document or base).with_values(values, entry.place), {}
+                if not all(self._matches(document, key, wanted) for key, wanted in entry.when.items()):
+                    continue
+            values[entry.key] = _draw(entry.node, entry.key, entry.key, chooser, params)
         return params
 
     def variations(self, base: Document) -> Iterator[dict[str, Any]]:

@@ -34,6 +34,7 @@ def documented(tmp_path: Path) -> Path:
 SHORT = ["training.num_images=256", "evaluation.every_images=256", "evaluation.num_samples=64", "network.width=16"]
 
 
+@pytest.mark.slow
 def test_the_documented_component_trains_from_its_file(documented: Path) -> None:
     command = [sys.executable, "-m", "gcsearch.cli.main", "train", str(documented / "softened.yaml")]
     command += [word for assignment in SHORT for word in ("--set", assignment)]

@@ -36,7 +36,9 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another(load, secti
     assert outcome(run(other, tmp_path / "c")) != first
 
 
-@pytest.mark.parametrize("checkpoint", ["as the ledger", "ahead of the ledger", "lost"])
+@pytest.mark.parametrize(
+    "checkpoint", [pytest.param("as the ledger", marks=pytest.mark.slow), "ahead of the ledger", "lost"]
+)
 def test_killed_at_any_event_and_resumed_it_is_the_study_that_was_never_killed(
     run, outcome, check_ledger, lines_of, study, tmp_path, checkpoint
 ):

@@ -289,3 +289,20 @@ def test_start_from_may_name_options_lists_and_nested_parameters(make_study):
 def test_asha_in_a_study_file_is_read_with_its_fields(make_study):
     study = make_study(stopping={"name": "asha", "min_images": 800, "factor": 2})
     assert study.stopping == ASHA(min_images=800, factor=2, within="auto")
+
+
+def test_choosing_without_the_experiment_decides_the_same():
+    space = {
+        "coupling.name": {"values": ["independent", "generator_augmented"]},
+        "coupling.mu": {"min": 0.0, "max": 1.0, "when": {"coupling.name": "generator_augmented"}},
+        "coupling.predictor": {"values": ["online", "ema"], "when": {"coupling.name": "generator_augmented"}},
+        "optimizer.lr": {"min": 1e-5, "max": 1e-2, "scale": "log", "when": {"coupling.predictor": "ema"}},
+    }
+    parsed = parse_space(space, Document({"space": space}), is_free=True)
+    base = Document({"coupling": {}, "optimizer": {}})
+    seen = set()
+    for number in range(40):
+        params = parsed.choose(RandomChooser(0, number), base)
+        assert params == parsed.draw(RandomChooser(0, number), base)[0]
+        seen.add(frozenset(params))
+    assert len(seen) == 3
