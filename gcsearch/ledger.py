@@ -15,6 +15,7 @@ import os
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +66,9 @@ def read_events(path: Path) -> list[Event]:
 class LedgerWriter:
     """The only writer of a ledger. Holds a lock as long as it is open.
 
+    A ledger to which nothing was ever written is gone when it is closed, with its folder if that was made for it: a
+    study that is refused leaves nothing behind.
+
     Args:
         path: Ledger file; created if missing, a torn last line is cut off.
 
@@ -73,6 +77,7 @@ class LedgerWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        self._is_new_folder = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._file = path.open("ab", buffering=0)  # what could not be written is not written later
@@ -117,6 +122,13 @@ class LedgerWriter:
 
     def close(self) -> None:
         """Release the lock."""
+        if self._file.closed:
+            return
+        if os.fstat(self._file.fileno()).st_size == 0:
+            self.path.unlink(missing_ok=True)
+            if self._is_new_folder:
+                with suppress(OSError):  # something else is in it
+                    self.path.parent.rmdir()
         self._file.close()
 
     def __enter__(self) -> Self:

@@ -259,3 +259,18 @@ def test_a_full_disk_is_said_and_leaves_no_torn_line(path):
     assert len(said) == 2
     assert all("the disk is full. Nothing that was recorded is lost" in line for line in said)
     assert [event["text"] for event in read_events(path)] == ["kept", "after space was made"]
+
+
+def test_a_writer_that_wrote_nothing_leaves_nothing(tmp_path):
+    fresh = tmp_path / "fresh" / LEDGER_NAME
+    with LedgerWriter(fresh):
+        assert fresh.exists()  # the lock is on it
+    assert not fresh.parent.exists()
+    (tmp_path / "kept").mkdir()
+    with LedgerWriter(tmp_path / "kept" / LEDGER_NAME):
+        pass
+    assert list((tmp_path / "kept").iterdir()) == []
+    with LedgerWriter(fresh) as ledger:
+        (fresh.parent / "samples").touch()
+        ledger.close()
+    assert list(fresh.parent.iterdir()) == [fresh.parent / "samples"]
