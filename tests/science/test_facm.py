@@ -73,10 +73,11 @@ def step(recipe, draws_for, double):
     return make
 
 
+@pytest.mark.parametrize("preconditioned", [False, True])
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_derivative_is_that_of_the_consistency_function_along_the_path(condition, double):
+def test_derivative_is_that_of_the_consistency_function_along_the_path(condition, preconditioned, double):
     network = initialize(MLP(width=16), (2,), 0, 2 if condition == "auxiliary" else 1).double()
-    function = AnchoredFunction(network, PROCESS, condition=condition)
+    function = AnchoredFunction(network, PROCESS, condition=condition, preconditioned=preconditioned)
     data, noise = double(5, 2), double(5, 2, seed=2)
     sigma = torch.tensor([0.02, 0.1, 0.4, 0.8, 1.0], dtype=torch.float64)
 
@@ -143,12 +144,42 @@ def test_anchor_alone_trains_a_flow_matching_model(condition, recipe, draws_for)
     assert error < 0.1  # 1 for the mean velocity, which does not look at the state
 
 
+@pytest.mark.parametrize("preconditioned", [False, True])
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_function_is_the_identity_at_sigma_min(condition, double):
+def test_function_is_the_identity_at_sigma_min(condition, preconditioned, double):
     network = initialize(MLP(width=16), (2,), 0, 2 if condition == "auxiliary" else 1).double()
-    function = AnchoredFunction(network, PROCESS, condition=condition)
+    function = AnchoredFunction(network, PROCESS, condition=condition, preconditioned=preconditioned)
     x = double(4, 2)
     torch.testing.assert_close(function(x, torch.full((4,), PROCESS.sigma_min).double()), x, rtol=0, atol=1e-8)
+
+
+class Recorder(nn.Module):
+    """Gives nothing, and keeps what it was given."""
+
+    def forward(self, x, told, dropout=None):
+        del told, dropout
+        self.seen = x
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize(
+    "process", [PROCESS, TrigFlow(), VarianceExploding(sigma_data=0.7)], ids=lambda process: process.name
+)
+def test_preconditioned_network_sees_unit_variance_and_has_unit_variance_to_give(process, double):
+    """On normal data of sigma_data it has nothing to give where v is expected, and a unit where v is one sample's."""
+    network, num, sigma_data = Recorder(), 200_000, process.sigma_data
+    function = FlowAnchored(preconditioned=True).function(network, process)
+    clean, noise = sigma_data * double(num, 1), double(num, 1, seed=2)
+    exact = MixtureFlow(process=process, data=GaussianMixture(means=torch.zeros(1, 1).double(), std=sigma_data))
+    for level in (2 * process.sigma_min, 0.5, 0.99 * process.sigma_max):
+        sigma = torch.full((num,), level, dtype=torch.float64)
+        noisy = process.add_noise(clean, noise, sigma)
+        state, position = function.straightened(noisy, sigma)
+        velocity, expected = function.velocity(state, position), exact.expectation(noisy, sigma)
+        torch.testing.assert_close(velocity, expected.data - expected.noise, rtol=1e-4, atol=1e-4)
+        assert network.seen.std().item() == pytest.approx(1, rel=0.01)
+        out = sigma_data / ((1 - position[0]) ** 2 * sigma_data**2 + position[0] ** 2) ** 0.5
+        assert ((clean - noise - velocity) / out).std().item() == pytest.approx(1, rel=0.01)
 
 
 @pytest.mark.parametrize("process", [Bridge(), TrigFlow(), VarianceExploding()], ids=lambda process: process.name)

@@ -36,8 +36,8 @@ class FlowAnchored(Objective):
     """FACM: one network is the average velocity to the data and, told so, the velocity.
 
     On straight paths: u = b / (a + b) and x = noisy / (a + b) for any process, which are level and state themselves for
-    ``linear``. With t = 1 - u from noise (0) to data (1), v = data - noise or the teacher's, and the consistency
-    function f(x, u) = x + (u - u_min) F(x, c_CM), times a + b at sigma_min:
+    ``linear``. With t = 1 - u from noise (0) to data (1), v = data - noise or the teacher's, F(x, c) the network or its
+    preconditioned output, and the consistency function f(x, u) = x + (u - u_min) F(x, c_CM), times a + b at sigma_min:
 
     anchor: mean of (F(x, c_FM) - v)^2, plus `cosine` times 1 - cos of the angle between them over the channels
     consistency: mean of cos(pi t / 2) e / sg(e + c)^q, e = mean of (F(x, c_CM) - target)^2,
@@ -49,11 +49,18 @@ class FlowAnchored(Objective):
     The anchor's minimum is the flow E[v | x] if `cosine` is 0 or the slope is the teacher's; the cosine of single
     samples draws it towards the mean direction. Over one channel the cosine is a sign, without gradient. The level is
     continuous, drawn by the recipe's proposal; FACM's u = (2 / pi) arctan(e^n), n of mean -0.8 and std 1.6, is close to
-    a lognormal one of mean -1.25 and std 1.6. Timesteps, weighting and distance of the recipe are not used. F sees the
-    state as it is: its variance is between sigma_data^2 and 1.
+    a lognormal one of mean -1.25 and std 1.6. Timesteps, weighting and distance of the recipe are not used.
+
+    FACM's F is the network itself, which sees the state as it is, of variance between sigma_data^2 and 1. At u = 1 it
+    must give back all of the noise that it sees, since f = x + F there. With `preconditioned` its input and target have
+    unit variance instead, and f is (1 - u) sigma_data^2 / V x + u sigma_data / sqrt(V) network, up to u_min:
+
+    F(x, c) = ((1 - u) sigma_data^2 - u) / V x + sigma_data / sqrt(V) network(x / sqrt(V), c),
+    V = (1 - u)^2 sigma_data^2 + u^2
 
     Attributes:
         condition: How the network is told which velocity to give.
+        preconditioned: Whether F is the network behind a skip connection, as above. FACM does without.
         slope: ``data`` or ``teacher``: what v is.
         teacher: Trained denoiser, for ``slope: teacher``.
         anchor: Weight of the anchor, >= 0. From scratch 0.1 or more; without it, training collapses.
@@ -63,10 +70,12 @@ class FlowAnchored(Objective):
         power: q, in [0, 1].
         c: c, > 0.
 
-    Source: FACM (arXiv:2507.03738) and its published code, for x with u_min = 0.
+    Source: FACM (arXiv:2507.03738) and its published code, for x with u_min = 0. The preconditioning is EDM's argument
+    (Table 1) for this velocity; it is this project's.
     """
 
     condition: Condition = "expanded"
+    preconditioned: bool = False
     slope: Literal["data", "teacher"] = "data"
     teacher: Teacher | None = None
     anchor: float = 1.0
@@ -94,7 +103,9 @@ class FlowAnchored(Objective):
         return 2 if self.condition == "auxiliary" else 1
 
     def function(self, network: nn.Module, process: Process, precision: str = "fp32") -> AnchoredFunction:
-        return AnchoredFunction(network, process, precision, condition=self.condition)
+        return AnchoredFunction(
+            network, process, precision, condition=self.condition, preconditioned=self.preconditioned
+        )
 
     def __call__(
         self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
@@ -137,7 +148,7 @@ class FlowAnchored(Objective):
         time = 1 - position
         relaxed = 1 - time.clamp_min(0) ** self.relaxation
         target = average - per_example(relaxed, state) * gap.clamp(-1, 1)
-        output = function.output(state, function.told(position), draws.dropout_seed)
+        output = function.average_velocity(state, position, draws.dropout_seed)
         errors = (output - target).flatten(1).square().mean(1)
         return (math.pi / 2 * time).cos() * errors / (errors.detach() + self.c) ** self.power
 
@@ -147,16 +158,24 @@ class AnchoredFunction(ConsistencyFunction):
 
     Args:
         network: Module of one condition for ``expanded``, of two for ``auxiliary``.
-        process: Forward process; its preconditioning is not used.
+        process: Forward process; its own preconditioning is not used.
         precision: As in `ConsistencyFunction`.
         condition: How the network is told which velocity to give.
+        preconditioned: Whether F is the network behind a skip connection.
     """
 
     def __init__(
-        self, network: nn.Module, process: Process, precision: str = "fp32", *, condition: Condition = "expanded"
+        self,
+        network: nn.Module,
+        process: Process,
+        precision: str = "fp32",
+        *,
+        condition: Condition = "expanded",
+        preconditioned: bool = False,
     ) -> None:
         super().__init__(network, process, precision)
         self.condition = condition
+        self.preconditioned = preconditioned
         end = process.coefficients(torch.tensor([process.sigma_min], dtype=torch.float64))
         self.end_size = float(end.data + end.noise)
         self.end_position = float(end.noise) / self.end_size
@@ -164,7 +183,7 @@ class AnchoredFunction(ConsistencyFunction):
     def __call__(self, noisy: Batch, sigma: PerExample, dropout_seed: int | DropoutSeed | None = None) -> Batch:
         state, position = self.straightened(noisy, sigma)
         left = per_example(position - self.end_position, state)
-        estimate: Tensor = self.end_size * (state + left * self.output(state, self.told(position), dropout_seed))
+        estimate: Tensor = self.end_size * (state + left * self.average_velocity(state, position, dropout_seed))
         return estimate
 
     def straightened(self, noisy: Batch, sigma: PerExample) -> tuple[Batch, PerExample]:
@@ -177,12 +196,28 @@ class AnchoredFunction(ConsistencyFunction):
         """Velocity by t = 1 - u at a straightened state, towards the data: what the anchor trains."""
         time = 1 - position
         told = 2 - time if self.condition == "expanded" else torch.stack([time, time], dim=1)
-        return self.output(state, told, dropout_seed)
+        return self.scaled_output(state, position, told, dropout_seed)
 
-    def told(self, position: PerExample) -> Conditions:
-        """What the network is told when it is asked for the average velocity to the data from u."""
+    def average_velocity(
+        self, state: Batch, position: PerExample, dropout_seed: int | DropoutSeed | None = None
+    ) -> Batch:
+        """Average velocity from a straightened state to the data: what f is made of."""
         time = 1 - position
-        return time if self.condition == "expanded" else torch.stack([time, torch.ones_like(time)], dim=1)
+        told = time if self.condition == "expanded" else torch.stack([time, torch.ones_like(time)], dim=1)
+        return self.scaled_output(state, position, told, dropout_seed)
+
+    def scaled_output(
+        self, state: Batch, position: PerExample, told: Conditions, dropout_seed: int | DropoutSeed | None
+    ) -> Batch:
+        """F(x, c): the network's output, or c_skip x + c_out network(c_in x, c)."""
+        if not self.preconditioned:
+            return self.output(state, told, dropout_seed)
+        variance, kept = self.process.sigma_data**2, 1 - position
+        scale = (kept.square() * variance + position.square()).rsqrt()
+        skip, out = (kept * variance - position) * scale.square(), self.process.sigma_data * scale
+        output = self.output(per_example(scale, state) * state, told, dropout_seed)
+        velocity: Tensor = per_example(skip, state) * state + per_example(out, state) * output
+        return velocity
 
 
 def average_velocity_gap(
@@ -196,9 +231,10 @@ def average_velocity_gap(
 
     The gap is minus df/dt along a straight path of slope v by t: zero for the exact consistency function of a flow.
     """
-    told = function.told(position)
-    slope = torch.ones_like(position)
-    if told.ndim > 1:
-        slope = torch.stack([slope, torch.zeros_like(slope)], dim=1)
-    average, change = function.output_slope((state, told), (velocity, slope), dropout_seed)
+    with torch.no_grad():
+        average, change = torch.func.jvp(  # type: ignore[misc]  # three values only where `has_aux` asks for them
+            lambda at, where: function.average_velocity(at, where, dropout_seed),
+            (state, position),
+            (velocity, -torch.ones_like(position)),
+        )
     return average, average - velocity - per_example(position - function.end_position, state) * change
