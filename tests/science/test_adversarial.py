@@ -150,7 +150,33 @@ def test_the_term_weighs_as_much_at_the_last_layer_as_soft_consistency(parts, ga
     assert (terms.loss - plain.loss).item() == pytest.approx(added, rel=1e-6)
     hinge = (1 - judge(data)).clamp(min=0).mean() + (1 + judge(reached)).clamp(min=0).mean()
     torch.testing.assert_close(terms.beside, hinge)
-    assert terms.forward_units == plain.forward_units + 12
+    # Once more through the target; 3 for data, 3 for samples, and a forward with two gradients by its input.
+    assert terms.forward_units == plain.forward_units + 12 * (1 + 3 + 3 + 3)
+
+
+def test_forward_units_count_the_passes_of_the_discriminator(parts):
+    """A gradient by the weights is two units, one that passes through to the samples is one."""
+    call, _, _ = parts
+    judge, units = Perceptron(width=4).build((2,)).double(), []
+
+    def count(module, inputs, output):
+        (x,) = inputs
+        cost = 1 if x.requires_grad else 2
+        units.append(len(x))
+        output.register_hook(lambda gradient: units.append(cost * len(gradient)))
+
+    judge.register_forward_hook(count)
+    terms, _ = call(ctm(discriminator=Perceptron()), judge)
+    (terms.loss + terms.beside).backward()
+    plain, _ = call(ctm())
+    once_more_through_the_target = 12
+    assert terms.forward_units - plain.forward_units == sum(units) + once_more_through_the_target
+
+
+def test_balanced_term_costs_its_own_passes_and_one_more_of_the_target(parts):
+    call, _, _ = parts
+    both, alone = call(ctm())[0], call(ctm(denoising=0.0))[0]
+    assert both.forward_units - alone.forward_units == 12 * (3 + 1)
 
 
 def test_network_and_discriminator_get_the_gradient_of_their_own_loss_only(parts):

@@ -181,9 +181,12 @@ class ConsistencyTrajectory(Objective):
                 raise TypeError("ctm with a discriminator needs Models.companion")
             further.append((self.adversarial, taken_for_real(models.companion, reached), (0.01, 10)))
             beside = told_apart(models.companion, data, reached)
-            units += 1  # the gradient at the last weight comes through the target once more
+            # The gradient at the last weight comes through the target once more. The discriminator: forward and
+            # backward of data and samples, then a forward whose gradient passes twice, to that weight and to all.
+            units += 1 + (3 + 3) + 3
         loss = consistency
         if further:
+            units += 1  # the gradient of the consistency loss at the last weight, through the target
             last: Tensor = function.network.output_weight  # type: ignore[assignment]  # see `Network`
             size = gradient_norm(consistency, last)
             for factor, term, bounds in further:
