@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import gcsearch
 from gcsearch.analysis.results import open_results
 from gcsearch.config import Experiment, load_experiment
+from gcsearch.config.documents import dump_yaml
 from gcsearch.errors import CheckpointError, ConfigError, StudyError
 from gcsearch.export import export_trial
 from gcsearch.ledger import LEDGER_NAME, LedgerWriter, read_events
+from gcsearch.science.samplers import Gamma
 from gcsearch.training.session import run_training
 
 from .cli.command import gcsearch as command
@@ -100,6 +103,35 @@ def test_python_draws_what_the_command_draws(
             assert image.convert("L").tobytes() == sample.numpy().tobytes()
 
 
+@pytest.fixture
+def two_levels(tmp_path: Path) -> Path:
+    """Export of a network that is told two levels, with random weights."""
+    experiment = Experiment.from_dict(TINY | {"objective": {"name": "ctm", "num_levels": 6, "solver_steps": 2}})
+    folder = tmp_path / "ctm"
+    folder.mkdir()
+    (folder / "best.yaml").write_text(dump_yaml(experiment.to_dict()))
+    save_file(experiment.new_network(seed=0).state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def test_gamma_is_the_sampler_of_networks_that_are_told_two_levels(two_levels: Path, tmp_path: Path) -> None:
+    model, folder = gcsearch.load(two_levels), tmp_path / "samples"
+    for gamma in (0.0, 0.5):
+        options = ["--num", "3", "--levels", "2.0,0.5", "--gamma", str(gamma), "--output", str(folder)]
+        done = command("sample", str(two_levels), *options)
+        assert done.returncode == 0, done.stderr
+        expected = model.draw(3, seed=5, sampler=Gamma(levels=(2.0, 0.5), gamma=gamma))
+        torch.testing.assert_close(model.sample(3, levels=[2.0, 0.5], gamma=gamma), expected, rtol=0, atol=0)
+        for index, sample in enumerate(expected):
+            with Image.open(folder / f"{index:06d}.png") as image:
+                assert image.convert("L").tobytes() == sample.numpy().tobytes()
+    assert not torch.equal(expected, model.sample(3, levels=[2.0, 0.5]))
+    with pytest.raises(ConfigError, match=r"gamma must be left out for one step, got 0\.5"):
+        model.sample(3, gamma=0.5)
+    with pytest.raises(ConfigError, match=r"gamma must be in \[0, 1\], got 2"):
+        model.sample(3, steps=2, gamma=2.0)
+
+
 def test_more_samples_change_none_and_the_grid_is_the_evaluations(export: Path, run: Path) -> None:
     model = gcsearch.load(export)
     many = model.sample(9)
@@ -119,6 +151,7 @@ def test_more_samples_change_none_and_the_grid_is_the_evaluations(export: Path, 
         ({"levels": [0.1, 0.8]}, "decreasing"),
         ({"levels": []}, "levels must not be empty"),
         ({"levels": [500.0]}, "sigma_max"),
+        ({"steps": 2, "gamma": 0.5}, "told one level, as the objective 'consistency' trains it, got 0.5"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -24,6 +24,10 @@ def sample(
         Optional[str],  # noqa: UP045 - typer reads it
         typer.Option("--levels", help="Noise levels of the later steps, decreasing, e.g. 0.8,0.2."),
     ] = None,
+    gamma: Annotated[
+        Optional[float],  # noqa: UP045 - typer reads it
+        typer.Option("--gamma", help="Fresh share of the noise at each later step, 0 to 1; for the objective ctm."),
+    ] = None,
     seed: Annotated[Optional[int], typer.Option("--seed", min=0, help="Seed. Default: the evaluation's.")] = None,  # noqa: UP045
     edit: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it
@@ -60,6 +64,7 @@ def sample(
         num=num,
         steps=steps,
         levels=levels,
+        gamma=gamma,
         seed=seed,
         output=output,
         as_json=json,

@@ -35,6 +35,7 @@ def sample_command(
     num: int | None,
     steps: int | None,
     levels: str | None,
+    gamma: float | None,
     seed: int | None,
     output: Path | None,
     as_json: bool,
@@ -47,13 +48,15 @@ def sample_command(
     chosen_levels = _levels(levels)
     chosen_seed = model.experiment.evaluation.seed if seed is None else seed
     if rule not in (None, INTERPOLATE):
+        if gamma is not None:
+            raise ConfigError(f"--gamma {gamma:g}: must be left out for --edit {rule}, which has steps of its own.")
         references = _references(model, images, num)
         _edit(model, _with_mask(rule, mask), references, steps, chosen_levels, chosen_seed, output, as_json=as_json)
         return
     for option, value in (("--images", images), ("--mask", mask)):
         if value is not None:
             raise ConfigError(f"{option} {value}: is for images to edit. Name an edit, for example --edit inpaint.")
-    sampler = steps_sampler(model.experiment, steps or 1, chosen_levels)
+    sampler = steps_sampler(model.experiment, steps or 1, chosen_levels, gamma)
     target = _target(output, rule or "samples", is_image=len(model.experiment.data.event_shape) == 3)
     count = num or NUM_SAMPLES
     if rule == INTERPOLATE:

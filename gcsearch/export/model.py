@@ -40,7 +40,13 @@ class LoadedModel:
     device: str = "cpu"
 
     def sample(
-        self, num: int = 64, *, steps: int = 1, levels: Sequence[float] | None = None, seed: int | None = None
+        self,
+        num: int = 64,
+        *,
+        steps: int = 1,
+        levels: Sequence[float] | None = None,
+        gamma: float | None = None,
+        seed: int | None = None,
     ) -> torch.Tensor:
         """The first `num` samples of the common latents of `seed`: what ``gcsearch sample`` draws.
 
@@ -50,6 +56,7 @@ class LoadedModel:
             num: Samples, at least 1.
             steps: Network evaluations per sample, at least 1; ignored if `levels` are given.
             levels: Levels of the evaluations after the first: see `steps_sampler`.
+            gamma: Share of the noise that is fresh at each of them: see `steps_sampler`.
             seed: Seed, at least 0. Default: that of the evaluations in training.
 
         Returns:
@@ -65,7 +72,7 @@ class LoadedModel:
         return self.draw(
             num,
             seed=self.experiment.evaluation.seed if seed is None else seed,
-            sampler=steps_sampler(self.experiment, steps, levels),
+            sampler=steps_sampler(self.experiment, steps, levels, gamma),
         )
 
     def draw(self, num: int, *, seed: int, sampler: Sampler) -> torch.Tensor:
@@ -108,7 +115,9 @@ def load_model(path: Path, *, device: str = "cpu") -> LoadedModel:
     )
 
 
-def steps_sampler(experiment: Experiment, steps: int, levels: Sequence[float] | None = None) -> Sampler:
+def steps_sampler(
+    experiment: Experiment, steps: int, levels: Sequence[float] | None = None, gamma: float | None = None
+) -> Sampler:
     """Sampler of `steps` network evaluations.
 
     Args:
@@ -116,11 +125,21 @@ def steps_sampler(experiment: Experiment, steps: int, levels: Sequence[float] | 
         steps: Evaluations per sample; ignored if `levels` are given.
         levels: Levels of the evaluations after the first, decreasing. By default 0.821 for two steps, and the inner
             points of the process's grid for more.
+        gamma: Share of the noise that is fresh at each level, in [0, 1], for a network that is told two levels: the
+            sampler ``gamma``, from two steps on. By default the sampler is ``multistep``.
 
     Raises:
-        ConfigError: No steps, or levels that are not decreasing or lie outside the process.
+        ConfigError: No steps, levels that are not decreasing or lie outside the process, or a gamma that means nothing.
     """
     process = experiment.process
+    if gamma is not None:
+        if not experiment.objective.trains_trajectory:
+            raise ConfigError(
+                f"gamma must be left out for a network that is told one level, as the objective "
+                f"'{experiment.objective.name}' trains it, got {gamma:g}. The objective ctm tells it two."
+            )
+        if steps == 1 and levels is None:
+            raise ConfigError(f"gamma must be left out for one step, got {gamma:g}. Ask for two steps or more.")
     if steps < 1:
         raise ConfigError(f"steps must be at least 1, got {steps}.")
     if levels is None:
@@ -134,5 +153,6 @@ def steps_sampler(experiment: Experiment, steps: int, levels: Sequence[float] | 
             f"levels must lie between sigma_min = {process.sigma_min} and sigma_max = {process.sigma_max}, got "
             f"{list(levels)}."
         )
-    sampler: Sampler = build("sampler", {"name": "multistep", "levels": list(levels)})
+    rule = {"name": "multistep"} if gamma is None else {"name": "gamma", "gamma": gamma}
+    sampler: Sampler = build("sampler", rule | {"levels": list(levels)})
     return sampler

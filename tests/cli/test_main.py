@@ -89,6 +89,8 @@ def test_help_names_every_command_and_gives_an_example(tmp_path: Path) -> None:
         (["sample", "runs/tiny/checkpoints/latest.pt", "--levels", "a,b"], ["numbers with commas"]),
         (["sample", "runs/tiny/checkpoints/latest.pt", "--levels", "0.1,0.8"], ["decreasing"]),
         (["sample", "runs/tiny/checkpoints/latest.pt", "--levels", "500"], ["sigma_max"]),
+        (["sample", "runs/tiny/checkpoints/latest.pt", "--steps", "2", "--gamma", "0.5"], ["gamma", "told one level"]),
+        (["sample", "runs/tiny/checkpoints/latest.pt", "--gamma", "1", "--edit", "denoise"], ["--gamma 1", "denoise"]),
         (["sample", "runs/tiny/checkpoints/latest.pt", "--output", "grid.gif"], [".png"]),
         (["sample", "runs/tiny/checkpoints/latest.pt", "--edit", "inpant"], ["Did you mean 'inpaint'?"]),
         (["sample", "runs/tiny/checkpoints/latest.pt", "--mask", "mask.png"], ["Name an edit"]),
