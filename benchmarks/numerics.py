@@ -97,11 +97,8 @@ def compare_steps(
 
 def loss_and_gradient(learner: Learner, data: Tensor, draws: Any, step: int) -> tuple[Tensor, Tensor]:
     """Loss of a step, and all of its gradient in one vector."""
-    experiment = learner.experiment
-    learner.optimizer.zero_grad(set_to_none=True)
-    terms = experiment.objective(learner.recipe, learner.models, data, draws, step, experiment.training.num_steps)
-    terms.loss.backward()
-    return terms.loss.detach(), torch.cat([gradient.flatten().double() for gradient in gradients_of(learner.network)])
+    losses, _ = learner.differentiate(data, draws, step)
+    return losses[0], torch.cat([gradient.flatten().double() for gradient in gradients_of(learner.network)])
 
 
 def compare_scores(

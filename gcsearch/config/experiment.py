@@ -28,7 +28,7 @@ from gcsearch.science.ema import EMA, PowerWarmup
 from gcsearch.science.networks import Network
 from gcsearch.science.networks.base import initialize, seeded
 from gcsearch.science.networks.unet import UNet
-from gcsearch.science.objectives import Objective, Recipe
+from gcsearch.science.objectives import Objective, Recipe, TensorObjective
 from gcsearch.science.objectives.consistency import Consistency
 from gcsearch.science.objectives.denoising import Denoising
 from gcsearch.science.optimizers import Lion, Optimizer
@@ -47,7 +47,8 @@ class Training:
         num_images: Horizon: images seen by a full training. Every schedule is a function of images / num_images.
         batch_size: Images per step, over all workers.
         precision: Arithmetic inside the network.
-        compile: Compile the network with torch.compile.
+        compile: Compile a step's loss and gradient to one graph with torch.compile. Not for every objective:
+            `gcsearch.science.objectives.TensorObjective`.
         num_workers: Processes that share every batch. They train as one process would, up to the order of additions,
             so this is how a recipe is run and no part of it: fingerprints leave it out.
     """
@@ -213,6 +214,12 @@ class Experiment:
                 "training.num_workers",
                 f"must be 1 for the objective '{objective.name}', whose loss needs the whole batch, got "
                 f"{self.training.num_workers}",
+            )
+        if self.training.compile and not isinstance(objective, TensorObjective):
+            raise FieldError(
+                "training.compile",
+                f"must be false for the objective '{objective.name}', whose loss is not one function of tensors, got "
+                "true",
             )
         if objective.num_conditions > self.network.max_conditions:
             raise FieldError(

@@ -21,7 +21,7 @@ from gcsearch.registry import Component, Registry
 from gcsearch.science.ema import EMA
 from gcsearch.science.process import Process
 from gcsearch.science.randomness import WHOLE, Share
-from gcsearch.science.shapes import Batch, Indices, PerExample
+from gcsearch.science.shapes import Batch, Indices, PerExample, Rows
 
 Predictor = Callable[[Batch, PerExample], Batch]
 """Estimate of the data from a state and its level: the consistency function that GC generates end points with.
@@ -34,28 +34,24 @@ none after; its online predictor had it always, with a mask of its own.
 
 @dataclass(frozen=True, kw_only=True)
 class Unpaired:
-    """What a coupling pairs: one batch as drawn, and what end points can be generated with.
+    """What a coupling pairs: one batch, and what end points can be generated with.
 
     Attributes:
         data: Clean examples.
-        noise: Source samples.
+        noise: Source samples, as `Coupling.arrange` has left them.
+        chosen: The examples that get a generated end point: `Coupling.chosen`.
         sigma_lower: Lower level of each example's pair of levels.
         process: Forward process.
         predictors: Networks that can generate end points, by name: ``ema``, ``online`` and, where the recipe asks for
             one, ``frozen``. Called without gradient and without dropout.
-        selection: Random order of the examples.
-        progress: step / num_steps, in [0, 1).
-        share: Which part of a batch this is, if several processes treat it.
     """
 
     data: Batch
     noise: Batch
+    chosen: Rows
     sigma_lower: PerExample
     process: Process
     predictors: dict[str, Predictor]
-    selection: Indices
-    progress: float
-    share: Share = WHOLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +63,11 @@ class EndPoints:
 
 
 class Coupling(Component, ABC):
-    """How data and noise are paired."""
+    """How data and noise are paired.
+
+    What depends on the number of the step is settled before, by `arrange` and `chosen`, so that `pair` is a function of
+    tensors alone: a compiled step holds it in its graph.
+    """
 
     @abstractmethod
     def num_generated(self, batch_size: int, progress: float) -> int:
@@ -77,11 +77,21 @@ class Coupling(Component, ABC):
         """The noise that goes with each example, where a coupling exchanges noises; here they stay as drawn.
 
         Several processes that share a batch call this for the whole of it before each takes its part, so that the pairs
-        are those of one process. `pair` arranges its part again, which must leave it as it is: a coupling that compares
-        examples with each other has to do so here.
+        are those of one process. Each then arranges its part again, which must leave it as it is: a coupling that
+        compares examples with each other has to do so here.
         """
         del data
         return noise
+
+    def chosen(self, selection: Indices, progress: float, share: Share = WHOLE) -> Rows:
+        """The examples of a batch, or of a share of one, that get a generated end point.
+
+        Args:
+            selection: Random order of the examples, of which the first ones are taken.
+            progress: step / num_steps, in [0, 1).
+            share: Which part of a batch this is, if several processes treat it.
+        """
+        return selection[: share.of(self.num_generated(selection.shape[0] * share.count, progress))]
 
     @abstractmethod
     def pair(self, batch: Unpaired) -> EndPoints:
@@ -127,7 +137,7 @@ class OptimalTransport(Coupling):
     The optimum does not depend on the noise scale because the cost is squared (with plain Euclidean distance it would),
     so one assignment per batch serves every level. Noises are permuted and never repeated or dropped, so their
     distribution is untouched. Processes that share a batch each assign all of it, so that the pairs do not depend on
-    how many there are; a part of an optimal assignment is optimal, so `pair` leaves it as it is.
+    how many there are; a part of an optimal assignment is optimal, so `arrange` leaves it as it is.
 
     The assignment is exact, in float64. It takes one CPU core about 1, 2, 24 and 120 ms for B = 128, 256, 512 and 1024,
     O(B^3); on a CPU the inner products of 32 x 32 colour images come on top, with 3, 23, 110 and 400 ms. There is no
@@ -146,7 +156,7 @@ class OptimalTransport(Coupling):
         return noise[optimal_permutation(data, noise)]
 
     def pair(self, batch: Unpaired) -> EndPoints:
-        return EndPoints(data=batch.data, noise=self.arrange(batch.data, batch.noise))
+        return EndPoints(data=batch.data, noise=batch.noise)
 
 
 @couplings.register("generator")
@@ -228,11 +238,9 @@ class Generator(Coupling):
         return noise[optimal_permutation(data, noise)] if self.base == "ot" else noise
 
     def pair(self, batch: Unpaired) -> EndPoints:
-        data, noise, share = batch.data, self.arrange(batch.data, batch.noise), batch.share
-        count = share.of(self.num_generated(data.shape[0] * share.count, batch.progress))
-        if count == 0:
+        data, noise, chosen = batch.data, batch.noise, batch.chosen
+        if chosen.shape[0] == 0:
             return EndPoints(data=data, noise=noise)
-        chosen = batch.selection[:count]
         with torch.no_grad():
             sigma = batch.sigma_lower[chosen]
             noisy = batch.process.add_noise(data[chosen], noise[chosen], sigma)

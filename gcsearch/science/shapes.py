@@ -30,6 +30,9 @@ Probabilities = Float[Tensor, "M"]
 Indices = Int[Tensor, "B"]
 """One index per example."""
 
+Rows = Int[Tensor, "R"]
+"""Indices of some examples of a batch."""
+
 Scalar = Float[Tensor, ""]
 """A single number on the device."""
 

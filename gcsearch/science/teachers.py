@@ -91,7 +91,7 @@ class Trained(Teacher):
         ema: Average of its weights.
         seed: Seed of its training, which the seeds of students do not change.
         precision: Arithmetic inside the network.
-        compile: Compile the network with torch.compile.
+        compile: Compile its steps with torch.compile.
 
     Source: EDM section 5 for the proposal (mean -1.2, standard deviation 1.2 of ln sigma) and Adam.
     """

@@ -21,12 +21,11 @@ from gcsearch.config import Experiment
 from gcsearch.data import Examples
 from gcsearch.data.batches import Batches
 from gcsearch.errors import ConfigError, TrialDiverged, suggestion
-from gcsearch.science.couplings import Coupling, EndPoints, Generator, Independent, OptimalTransport, Unpaired
+from gcsearch.science.couplings import Coupling, EndPoints, Generator, Independent, OptimalTransport
 from gcsearch.science.denoisers import train_denoiser
 from gcsearch.science.diagnostics import gradient_variance, ode_distance, path_deviation, transport_cost
 from gcsearch.science.flows import Flow
-from gcsearch.science.objectives import Models, Pairs
-from gcsearch.science.objectives.base import training_pairs
+from gcsearch.science.objectives import Models, Pairs, end_points, training_pairs
 from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws, derive_seed, draw_step
 from gcsearch.training.pretrained import load_frozen, load_teacher
@@ -296,19 +295,10 @@ class Arm:
         self, coupling: Coupling, models: Models, data: Tensor, draws: StepDraws, sigmas: Sequence[Tensor]
     ) -> list[EndPoints]:
         """End points of a batch for every level; generated ones are predicted from states at that level."""
+        recipe = dataclasses.replace(self.experiment.recipe, coupling=coupling)
 
         def pair(sigma: Tensor) -> EndPoints:
-            batch = Unpaired(
-                data=data,
-                noise=draws.noise,
-                sigma_lower=sigma,
-                process=self.experiment.process,
-                predictors=models.predictors,
-                selection=draws.selection,
-                progress=0.0,
-                share=draws.share,
-            )
-            return coupling.pair(batch)
+            return end_points(recipe, models, data, draws, sigma, 0.0)
 
         if coupling.num_generated(self.batch_size, 0.0) == 0:
             return [pair(sigmas[0])] * len(sigmas)

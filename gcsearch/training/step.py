@@ -12,12 +12,12 @@ from gcsearch.config import Experiment
 from gcsearch.errors import TrialDiverged
 from gcsearch.science.couplings import Generator
 from gcsearch.science.ema import update_average
-from gcsearch.science.objectives import Models
+from gcsearch.science.objectives import Models, TensorObjective
 from gcsearch.science.optimizers import can_skip
-from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.randomness import StepDraws, derive_seed
+from gcsearch.training.compiled import CompiledLoss
 from gcsearch.training.distributed import Group, share_of
-from gcsearch.training.pretrained import Pretrained, load_frozen, load_teacher, start_from, weights_sha256
+from gcsearch.training.pretrained import load_frozen, load_teacher, start_from, weights_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,7 @@ class Learner:
             experiment knows its path only.
         teacher_sha256: The same of the objective's teacher.
         guard: Looks after loss and gradients.
+        compiled: The loss and its gradient as one graph, if the recipe asks for it.
         waits: Whether every step waits until its loss and gradient are known to be finite. On a CPU that costs nothing.
             On a GPU, optimizers that can skip steps on the device do so once something is not finite, and so do the
             averages; `guard.check` says which step it was.
@@ -127,22 +128,34 @@ class Learner:
             self.companion_optimizer = objective.companion_optimizer.build(self.companion.parameters())
         self.waits = device.type == "cpu" or not all(map(can_skip, self.optimizers))
         self.models = Models(
-            online=self._function(self.network),
-            ema=self._function(self.average),
-            predictor_ema=None if self.predictor_average is None else self._function(self.predictor_average),
-            frozen=None if frozen is None else self._function(frozen.network.to(device), frozen),
-            target=None if self.target is None else self._function(self.target),
-            teacher=None if teacher is None else self._function(teacher.network.to(device), teacher),
+            online=experiment.function(self.network),
+            ema=experiment.function(self.average),
+            predictor_ema=None if self.predictor_average is None else experiment.function(self.predictor_average),
+            frozen=None if frozen is None else frozen.function(frozen.network.to(device), experiment),
+            target=None if self.target is None else experiment.function(self.target),
+            teacher=None if teacher is None else teacher.function(teacher.network.to(device), experiment),
             companion=self.companion,
         )
+        self.compiled = None
+        if experiment.training.compile and isinstance(objective, TensorObjective):
+            self.compiled = CompiledLoss(objective, self.recipe, self.models, self.group.size)
 
-    def _function(self, network: nn.Module, trained_before: Pretrained | None = None) -> ConsistencyFunction:
-        """What `network` is trained to be here, or was trained to be before."""
-        compiled = self.experiment.training.compile
-        module: nn.Module = torch.compile(network) if compiled else network  # type: ignore[assignment]
-        if trained_before is not None:
-            return trained_before.function(module, self.experiment)
-        return self.experiment.function(module)
+    def differentiate(self, data: Tensor, draws: StepDraws, step: int) -> tuple[list[Tensor], int]:
+        """Losses of a share of a batch, divided by the number of shares, and their cost in forwards.
+
+        The gradient of their sum is left in the weights.
+        """
+        objective, num_steps = self.experiment.objective, self.experiment.training.num_steps
+        if self.compiled is not None:
+            batch = self.compiled.objective.prepare(self.recipe, data, draws, step, num_steps)
+            return [self.compiled(batch)], self.compiled.objective.units(batch)
+        terms = objective(self.recipe, self.models, data, draws, step, num_steps)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        beside = () if terms.beside is None else (terms.beside,)
+        losses = [loss / self.group.size for loss in (terms.loss, *beside)]
+        sum(losses[1:], start=losses[0]).backward()
+        return [loss.detach() for loss in losses], terms.forward_units
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -163,19 +176,13 @@ class Learner:
         """
         training = self.experiment.training
         own_data, own_draws = share_of(self.group, self.recipe.coupling, data, draws)
-        terms = self.experiment.objective(self.recipe, self.models, own_data, own_draws, step, training.num_steps)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        beside = () if terms.beside is None else (terms.beside,)
-        losses = [loss / self.group.size for loss in (terms.loss, *beside)]
-        sum(losses[1:], start=losses[0]).backward()
+        losses, num_forwards = self.differentiate(own_data, own_draws, step)
         gradients = gradients_of(self.network)
         further = [] if self.companion is None else gradients_of(self.companion)
         # Not DistributedDataParallel: it wraps a network that is called once a step, by one name; here student and
         # teacher share it, and it may be compiled.
         # `full` and not `tensor`, whose copy to a GPU would wait for it.
-        losses = [loss.detach() for loss in losses]
-        units = torch.full((), float(terms.forward_units), device=losses[0].device)
+        units = torch.full((), float(num_forwards), device=losses[0].device)
         self.group.add([*gradients, *further, *losses, units])
         loss, norm = losses[0], nn.utils.get_total_norm(gradients)
         total = sum(losses[1:], start=loss)

@@ -32,12 +32,11 @@ def pair(coupling, rng, predictor, progress=0.5, batch_size=6):
     selection = torch.randperm(batch_size, generator=rng)
     batch = Unpaired(
         data=data,
-        noise=noise,
+        noise=coupling.arrange(data, noise),
+        chosen=coupling.chosen(selection, progress),
         sigma_lower=torch.linspace(0.1, 2, batch_size),
         process=VarianceExploding(),
         predictors={"ema": predictor, "online": predictor},
-        selection=selection,
-        progress=progress,
     )
     ends = coupling.pair(batch)
     return data, noise, ends

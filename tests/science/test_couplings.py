@@ -38,13 +38,22 @@ def inputs(batch_size=BATCH):
     }
 
 
+def ends_of(coupling, given, predictors, progress=0.5, process=None):
+    batch = Unpaired(
+        data=given["data"],
+        noise=coupling.arrange(given["data"], given["noise"]),
+        chosen=coupling.chosen(given["selection"], progress),
+        sigma_lower=given["sigma_lower"],
+        process=process or VarianceExploding(),
+        predictors=predictors,
+    )
+    return coupling.pair(batch)
+
+
 def pair(coupling, progress=0.5, process=None, **predictors):
     predictors = predictors or {"ema": Asked(9.0), "online": Asked(7.0)}
     given = inputs()
-    ends = coupling.pair(
-        Unpaired(process=process or VarianceExploding(), predictors=predictors, progress=progress, **given)
-    )
-    return given, ends
+    return given, ends_of(coupling, given, predictors, progress, process)
 
 
 def generated_rows(ends, given):
@@ -202,9 +211,7 @@ def test_clamp_leaves_real_data_outside_the_range_alone():
     given = inputs()
     given["data"] = given["data"] + 10
     predictors = {"ema": Asked(3.0)}
-    ends = Generator(mu=0.5, clamp=True).pair(
-        Unpaired(process=VarianceExploding(), predictors=predictors, progress=0.5, **given)
-    )
+    ends = ends_of(Generator(mu=0.5, clamp=True), given, predictors)
     assert (ends.data[given["selection"][5:]] > 9).all()
     assert (ends.data[given["selection"][:5]] == 1).all()
 
@@ -247,7 +254,7 @@ def test_assignment_costs_no_more_than_any_random_permutation(shape, rng):
 def test_transport_permutes_the_noise_and_nothing_else(size):
     data, noise = batch(size)
     given = {"data": data, "noise": noise, "sigma_lower": torch.ones(size), "selection": torch.arange(size)}
-    ends = OptimalTransport().pair(Unpaired(process=VarianceExploding(), predictors={}, progress=0.5, **given))
+    ends = ends_of(OptimalTransport(), given, {})
     assert ends.data is data
     assert sorted_rows(ends.noise) == sorted_rows(noise)
 

@@ -44,8 +44,7 @@ def paths(coupling, sigma, num, rng):
         sigma_lower=levels,
         process=PROCESS,
         predictors=EXACT.predictors,
-        selection=torch.arange(num),
-        progress=0.0,
+        chosen=coupling.chosen(torch.arange(num), 0.0),
     )
     return coupling.pair(batch), levels
 

@@ -43,8 +43,7 @@ def generated(sigma, num, rng):
         sigma_lower=levels,
         process=PROCESS,
         predictors={"ema": ExactConsistency(PROCESS, MEAN, STD)},
-        selection=torch.arange(num),
-        progress=0.0,
+        chosen=torch.arange(num),
     )
     return Generator(mu=1.0).pair(batch), levels
 

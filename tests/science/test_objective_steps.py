@@ -202,7 +202,7 @@ class Bare(ConsistencyFunction):
     """The network's output as it is, so that student and teacher differ by their masks only."""
 
     def __call__(self, noisy, sigma, dropout_seed=None):
-        return self.network(noisy, sigma, None if dropout_seed is None else seed_tensor(dropout_seed))
+        return self.network(noisy, sigma, seed_tensor(dropout_seed) if isinstance(dropout_seed, int) else dropout_seed)
 
 
 def test_student_and_teacher_share_one_dropout_mask(recipe, draws_for, rng):

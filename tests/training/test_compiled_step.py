@@ -1,61 +1,208 @@
-"""Compiled networks: what is compiled, and how often."""
+"""Compiled steps: one graph for a whole training, with the loss and the gradient of the step that is not compiled."""
 
+import dataclasses
 import functools
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from gcsearch.data.batches import Batches
+from gcsearch.errors import ConfigError
+from gcsearch.science.distances import PseudoHuber
+from gcsearch.science.randomness import draw_step
 from gcsearch.training import Trainer
+from gcsearch.training.step import Learner
 
+CPU = torch.device("cpu")
 CURRICULUM = {
     "network": {"dropout": 0.1},
     "timesteps": {"name": "exponential", "s0": 4, "s1": 32},
     "coupling": {"name": "generator", "mu": 0.5},
 }
+SHORT = {"training": {"compile": True, "num_images": 640}, "evaluation": {"every_images": 640}}
 
 
-@pytest.fixture
-def captured(monkeypatch, plain_functions):
-    """Graphs are captured as always, and then run as they are: seconds instead of a minute."""
+@pytest.fixture(autouse=True)
+def fresh(plain_functions):
+    """Nothing is compiled before, and nothing counted."""
     torch._dynamo.reset()
     counters.clear()
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     yield
     torch._dynamo.reset()
     counters.clear()
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """Graphs are captured as always, and then run as they are: seconds instead of a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+
+
+@pytest.fixture
+def built(monkeypatch, tmp_path):
+    """Graphs are compiled to machine code."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception:
+        pytest.skip("torch.compile needs a C++ compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
 
 def graphs():
     return counters["stats"]["unique_graphs"]
 
 
+def differences(experiment, examples, steps, tolerance=1e-5):
+    """Compare loss, gradient and cost of compiled and plain steps; returns the losses."""
+    training = dataclasses.replace(experiment.training, compile=False)
+    plain = Learner(dataclasses.replace(experiment, training=training), CPU, may_be_untrained=True)
+    compiled = Learner(experiment, CPU, may_be_untrained=True)
+    batches = Batches(examples, training.batch_size, 0)
+    losses = []
+    for step in steps:
+        draws = draw_step(0, step, training.batch_size, experiment.data.draw_source)
+        found = []
+        for learner in (plain, compiled):
+            (loss,), units = learner.differentiate(batches[step], draws, step)
+            modules = [learner.network] if learner.companion is None else [learner.network, learner.companion]
+            weights = [weight for module in modules for weight in module.parameters()]
+            assert all(weight.grad.stride() == weight.stride() for weight in weights)
+            found.append((loss, [weight.grad for weight in weights], units))
+        (loss, gradients, units), (other_loss, other_gradients, other_units) = found
+        assert units == other_units
+        torch.testing.assert_close(other_loss, loss, rtol=tolerance, atol=0)
+        for gradient, other in zip(gradients, other_gradients, strict=True):
+            assert (other - gradient).norm() <= tolerance * gradient.norm()
+        losses.append(loss)
+        # The networks move on together, so that the graph meets weights that have changed.
+        plain.step(batches[step], draws, step)
+        for name in ("network", "average", "predictor_average", "target", "companion"):
+            if getattr(plain, name) is not None:
+                getattr(compiled, name).load_state_dict(getattr(plain, name).state_dict())
+    return losses
+
+
 @pytest.mark.usefixtures("captured")
 def test_new_levels_seeds_and_decays_compile_nothing_again(tiny, digits):
-    experiment = tiny(**CURRICULUM, training={"compile": True, "num_images": 640}, evaluation={"every_images": 640})
-    trainer = Trainer(experiment, examples=digits)
+    trainer = Trainer(experiment := tiny(**CURRICULUM, **SHORT), examples=digits)
     stages = set()
-    trainer.train_step()
-    first = graphs()
-    assert first == 3  # teacher, student, predictor
     while trainer.step < experiment.training.num_steps:
         stages.add(experiment.timesteps.levels_at(trainer.step, experiment.training.num_steps))
         trainer.train_step()
     assert len(stages) > 2
-    assert graphs() == first
-    assert not counters["graph_break"]
     trainer.evaluate()  # other batch sizes
+    assert graphs() == 1  # coupling, teacher, student and the backward pass
     assert not counters["graph_break"]
-    assert graphs() <= first + 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("captured")
+def test_a_growing_share_of_generated_end_points_is_compiled_for_any_size_once(tiny, digits):
+    trainer = Trainer(experiment := tiny(coupling={"mu": 0.1, "mu_end": 0.9}, **SHORT), examples=digits)
+    for _ in range(experiment.training.num_steps):
+        trainer.train_step()
+    assert graphs() == 1
+    assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("captured")
+def test_a_window_of_generated_end_points_has_one_graph_inside_and_one_outside(tiny, digits):
+    trainer = Trainer(experiment := tiny(coupling={"start": 0.2, "end": 0.7}, **SHORT), examples=digits)
+    for _ in range(experiment.training.num_steps):
+        trainer.train_step()
+    assert graphs() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("captured")
+def test_graph_has_loss_gradient_and_dropout_of_the_plain_step(tiny, digits):
+    wet, dry = (tiny(**(CURRICULUM | {"network": {"dropout": dropout}}), **SHORT) for dropout in (0.5, 0.0))
+    losses = [differences(experiment, digits, range(0, 20, 5)) for experiment in (wet, dry)]
+    assert graphs() == 2
+    assert all(first != second for first, second in zip(*losses, strict=True))  # dropout makes another loss
 
 
 @pytest.mark.usefixtures("captured")
-def test_a_growing_share_of_generated_end_points_is_compiled_for_any_size_once(tiny, digits):
-    coupling = {"name": "generator", "mu": 0.1, "mu_end": 0.9}
-    experiment = tiny(
-        coupling=coupling, training={"compile": True, "num_images": 640}, evaluation={"every_images": 640}
-    )
-    trainer = Trainer(experiment, examples=digits)
-    for _ in range(experiment.training.num_steps):
+def test_a_component_that_cannot_be_in_a_graph_is_an_error_that_says_where(tiny, digits, monkeypatch):
+    def distance(self, first, second):
+        torch._dynamo.graph_break()
+        return (first - second).flatten(1).square().sum(1)
+
+    monkeypatch.setattr(PseudoHuber, "__call__", distance)
+    told = r"^training\.compile must be false with this recipe, got true: .* at .*test_compiled_step\.py:\d+\)\.$"
+    with pytest.raises(ConfigError, match=told):
+        Trainer(tiny(**SHORT), examples=digits).train_step()
+
+
+def test_an_objective_of_several_gradients_is_refused(tiny):
+    with pytest.raises(ConfigError, match=r"training\.compile must be false for the objective 'ctm', whose loss is no"):
+        tiny(objective="ctm", **SHORT)
+
+
+RECIPES = {
+    "ect": {"objective": "ect", "timesteps": "ect"},
+    "original": {"objective": "original_consistency", "timesteps": {"name": "square_root", "s0": 2, "s1": 20}},
+    "distillation": {"objective": "consistency_distillation"},
+    "denoising": {"objective": "denoising"},
+    "scm": {"objective": "scm", "process": {"name": "trig"}},
+    "facm": {"objective": {"name": "facm", "preconditioned": True}},
+    "images": {"network": {"name": "unet", "channels": 8, "num_blocks": 1, "dropout": 0.2}},
+    "transport": {"coupling": "ot"},
+    "base of transport": {"coupling": {"name": "generator", "base": "ot", "clamp": True, "predictor": "online"}},
+    "average": {"coupling": {"name": "generator", "predictor_ema": [{"name": "power_warmup", "period": 3}]}},
+    "bridge": {"process": {"name": "bridge", "sigma_min": 0.002, "sigma_max": 0.99}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.usefixtures("captured")
+def test_every_objective_and_coupling_is_one_graph(tiny, digits, name):
+    differences(tiny(**RECIPES[name], **SHORT), digits, range(0, 20, 3))
+    assert graphs() == 1
+    assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("captured")
+def test_perceptual_distance_is_in_the_graph(tiny, digits, lpips_weights):
+    lpips_weights()
+    differences(tiny(distance={"name": "lpips", "size": 16}, **SHORT), digits, range(2), tolerance=1e-4)
+    assert graphs() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("captured")
+def test_trainings_of_one_process_do_not_use_up_each_others_graphs(tiny, digits):
+    for seed in range(12):  # PyTorch gives up after eight graphs of one function
+        trainer = Trainer(tiny(seed=seed, **SHORT), examples=digits)
         trainer.train_step()
-    assert graphs() <= 4
+    assert graphs() == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.usefixtures("built")
+def test_machine_code_has_loss_and_gradient_of_the_plain_step(tiny, digits, precision):
+    experiment = tiny(**CURRICULUM, **(SHORT | {"training": SHORT["training"] | {"precision": precision}}))
+    differences(experiment, digits, range(0, 20, 3), tolerance=1e-5 if precision == "fp32" else 2e-2)
+    assert graphs() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("built")
+def test_a_compiled_training_that_was_interrupted_is_the_same_bits(tiny, digits, tmp_path):
+    experiment = tiny(**CURRICULUM, training={"compile": True, "num_images": 1_000})
+    whole = Trainer(experiment, examples=digits, directory=tmp_path / "whole")
+    whole.fit()
+    steps = iter(range(100))
+    part = Trainer(experiment, examples=digits, directory=tmp_path / "parts", should_stop=lambda: next(steps) == 18)
+    assert part.fit().state == "stopped"
+    rest = Trainer(experiment, examples=digits, directory=tmp_path / "parts")
+    assert rest.fit().state == "completed"
+    for first, second in ((whole.learner.network, rest.learner.network), (whole.learner.average, rest.learner.average)):
+        torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)

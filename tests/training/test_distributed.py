@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from gcsearch.config import Experiment
 from gcsearch.errors import ConfigError
-from gcsearch.science.couplings import OptimalTransport, Unpaired, optimal_permutation
+from gcsearch.science.couplings import OptimalTransport, optimal_permutation
 from gcsearch.science.randomness import Share, draw_step
 from gcsearch.training.distributed import Group, TorchGroup, check_same_weights, share_of
 from gcsearch.training.judge import Judge
@@ -123,17 +123,7 @@ def test_noises_are_exchanged_over_the_whole_batch_before_it_is_shared(tiny, dig
     torch.testing.assert_close(own_draws.noise, pairs[rows], rtol=0, atol=0)
     assert (own_draws.noise != draws.noise[rows]).any()
     # The coupling arranges its share once more, and leaves it as it is.
-    batch = Unpaired(
-        data=own,
-        noise=own_draws.noise,
-        sigma_lower=torch.ones(16),
-        process=experiment.process,
-        predictors={},
-        selection=own_draws.selection,
-        progress=0.0,
-        share=own_draws.share,
-    )
-    torch.testing.assert_close(OptimalTransport().pair(batch).noise, own_draws.noise, rtol=0, atol=0)
+    torch.testing.assert_close(OptimalTransport().arrange(own, own_draws.noise), own_draws.noise, rtol=0, atol=0)
 
 
 def test_weights_that_have_drifted_apart_are_found():

@@ -5,13 +5,23 @@ from gcsearch.science.objectives.base import (
     LossTerms,
     Models,
     Objective,
-    Pairs,
     Recipe,
     end_points,
     objectives,
-    training_pairs,
 )
+from gcsearch.science.objectives.prepared import Pairs, PreparedBatch, TensorObjective, training_pairs
 
 import_siblings(__name__, __path__)
 
-__all__ = ["LossTerms", "Models", "Objective", "Pairs", "Recipe", "end_points", "objectives", "training_pairs"]
+__all__ = [
+    "LossTerms",
+    "Models",
+    "Objective",
+    "Pairs",
+    "PreparedBatch",
+    "Recipe",
+    "TensorObjective",
+    "end_points",
+    "objectives",
+    "training_pairs",
+]

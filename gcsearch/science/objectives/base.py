@@ -18,7 +18,7 @@ from gcsearch.science.preconditioning import ConsistencyFunction
 from gcsearch.science.process import Process
 from gcsearch.science.randomness import StepDraws
 from gcsearch.science.schedules import Levels, Timesteps, Weighting
-from gcsearch.science.shapes import Batch, PerExample, Scalar
+from gcsearch.science.shapes import Batch, PerExample, Rows, Scalar
 from gcsearch.science.teachers import Teacher
 
 
@@ -181,48 +181,24 @@ class Objective(Component, ABC):
 objectives: Registry[Objective] = Registry("objective")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pairs:
-    """A batch of pairs of states on the paths between coupled end points: what consistency training compares.
-
-    Attributes:
-        ends: End points of each path.
-        sigma_lower: Level of the teacher's state.
-        sigma_upper: Level of the student's state.
-    """
-
-    ends: EndPoints
-    sigma_lower: PerExample
-    sigma_upper: PerExample
-
-    def states(self, process: Process) -> tuple[Batch, Batch]:
-        """States at the lower and at the upper level."""
-        data, noise = self.ends.data, self.ends.noise
-        return process.add_noise(data, noise, self.sigma_lower), process.add_noise(data, noise, self.sigma_upper)
-
-
-def training_pairs(recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int) -> Pairs:
-    """Pairs that the recipe trains on at `step`; for the arguments see `Objective.__call__`."""
-    sigma_lower, sigma_upper = recipe.timesteps.pair(
-        draws.level_uniforms, recipe.process, recipe.levels, step, num_steps
-    )
-    ends = end_points(recipe, models, data, draws, sigma_lower, step / num_steps)
-    return Pairs(ends=ends, sigma_lower=sigma_lower, sigma_upper=sigma_upper)
-
-
 def end_points(
     recipe: Recipe, models: Models, data: Batch, draws: StepDraws, sigma: PerExample, progress: float
 ) -> EndPoints:
     """End points of the recipe's coupling; generated ones are predicted from states at `sigma`."""
+    coupling = recipe.coupling
+    noise, chosen = coupling.arrange(data, draws.noise), coupling.chosen(draws.selection, progress, draws.share)
+    return paired(recipe, models, data, noise, chosen, sigma)
+
+
+def paired(recipe: Recipe, models: Models, data: Batch, noise: Batch, chosen: Rows, sigma: PerExample) -> EndPoints:
+    """The same where the coupling has arranged the noise and chosen the examples that get a generated end point."""
     batch = Unpaired(
         data=data,
-        noise=draws.noise,
+        noise=noise,
+        chosen=chosen,
         sigma_lower=sigma,
         process=recipe.process,
         predictors=models.predictors,
-        selection=draws.selection,
-        progress=progress,
-        share=draws.share,
     )
     return recipe.coupling.pair(batch)
 

@@ -6,23 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from gcsearch.science.objectives.base import (
-    LossTerms,
-    Models,
-    Objective,
-    Recipe,
-    mean_loss,
-    num_generated,
-    objectives,
-    training_pairs,
-)
-from gcsearch.science.randomness import StepDraws
-from gcsearch.science.shapes import Batch
+from gcsearch.science.objectives.base import Models, Recipe, objectives
+from gcsearch.science.objectives.prepared import PairObjective, Pairs
+from gcsearch.science.shapes import Batch, DropoutSeed
 
 
 @objectives.register("consistency")
 @dataclass(frozen=True, kw_only=True)
-class Consistency(Objective):
+class Consistency(PairObjective):
     """Consistency training: the student at the upper level matches the teacher at the lower one.
 
     L = mean of lambda(sigma_i, sigma_{i+1}) D(sg f(x_i, sigma_i), f(x_{i+1}, sigma_{i+1})),
@@ -34,18 +25,9 @@ class Consistency(Objective):
     Source: iCT Eq. for CT with N(k), p(sigma_i) and lambda; GC v1 Eq. 6 and 9.
     """
 
-    def __call__(
-        self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
-    ) -> LossTerms:
-        pairs = training_pairs(recipe, models, data, draws, step, num_steps)
+    def states_and_target(
+        self, recipe: Recipe, models: Models, pairs: Pairs, dropout_seed: DropoutSeed
+    ) -> tuple[Batch, Batch]:
         lower, upper = pairs.states(recipe.process)
         with torch.no_grad():
-            target = models.online(lower, pairs.sigma_lower, draws.dropout_seed)
-        output = models.online(upper, pairs.sigma_upper, draws.dropout_seed)
-
-        weight = recipe.weighting.weight(pairs.sigma_lower, pairs.sigma_upper)
-        batch_size = data.shape[0]
-        return LossTerms(
-            loss=mean_loss(recipe.distance(output, target), weight),
-            forward_units=4 * batch_size + num_generated(recipe, draws, batch_size, step / num_steps),
-        )
+            return upper, models.online(lower, pairs.sigma_lower, dropout_seed)

@@ -8,24 +8,15 @@ from typing import Literal
 import torch
 
 from gcsearch.science.flows import LearnedFlow, solver_step
-from gcsearch.science.objectives.base import (
-    LossTerms,
-    Models,
-    Objective,
-    Recipe,
-    mean_loss,
-    num_generated,
-    objectives,
-    training_pairs,
-)
-from gcsearch.science.randomness import StepDraws
-from gcsearch.science.shapes import Batch
+from gcsearch.science.objectives.base import Models, Recipe, objectives
+from gcsearch.science.objectives.prepared import PairObjective, Pairs
+from gcsearch.science.shapes import Batch, DropoutSeed
 from gcsearch.science.teachers import Teacher, Trained
 
 
 @objectives.register("consistency_distillation")
 @dataclass(frozen=True, kw_only=True)
-class ConsistencyDistillation(Objective):
+class ConsistencyDistillation(PairObjective):
     """Consistency distillation: as `consistency`, but the lower state is the teacher's ODE step from the upper one.
 
     L = mean of lambda(sigma_i, sigma_{i+1}) D(sg f(x_i^Phi, sigma_i), f(x_{i+1}, sigma_{i+1})),
@@ -66,22 +57,17 @@ class ConsistencyDistillation(Objective):
         del recipe, step, num_steps
         return self.target_ema
 
-    def __call__(
-        self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
-    ) -> LossTerms:
+    @property
+    def forwards(self) -> int:
+        """As of any pairs, and the teacher's."""
+        return super().forwards + (2 if self.solver == "heun" else 1)
+
+    def states_and_target(
+        self, recipe: Recipe, models: Models, pairs: Pairs, dropout_seed: DropoutSeed
+    ) -> tuple[Batch, Batch]:
         if models.teacher is None:
             raise TypeError("consistency distillation needs Models.teacher")
-        pairs = training_pairs(recipe, models, data, draws, step, num_steps)
         upper = recipe.process.add_noise(pairs.ends.data, pairs.ends.noise, pairs.sigma_upper)
         lower = solver_step(LearnedFlow(models.teacher), upper, pairs.sigma_upper, pairs.sigma_lower, self.solver)
         with torch.no_grad():
-            target = (models.target or models.online)(lower, pairs.sigma_lower, draws.dropout_seed)
-        output = models.online(upper, pairs.sigma_upper, draws.dropout_seed)
-
-        weight = recipe.weighting.weight(pairs.sigma_lower, pairs.sigma_upper)
-        batch_size = data.shape[0]
-        return LossTerms(
-            loss=mean_loss(recipe.distance(output, target), weight),
-            forward_units=(4 + (2 if self.solver == "heun" else 1)) * batch_size
-            + num_generated(recipe, draws, batch_size, step / num_steps),
-        )
+            return upper, (models.target or models.online)(lower, pairs.sigma_lower, dropout_seed)

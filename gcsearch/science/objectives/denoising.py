@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gcsearch.science.objectives.base import (
-    LossTerms,
-    Models,
-    Objective,
-    Recipe,
-    end_points,
-    mean_loss,
-    num_generated,
-    objectives,
-)
-from gcsearch.science.randomness import StepDraws
-from gcsearch.science.shapes import Batch
+from gcsearch.science.objectives.base import Models, Recipe, mean_loss, objectives
+from gcsearch.science.objectives.prepared import PreparedBatch, TensorObjective
+from gcsearch.science.shapes import Scalar
 
 
 @objectives.register("denoising")
 @dataclass(frozen=True, kw_only=True)
-class Denoising(Objective):
+class Denoising(TensorObjective):
     """Regression of the data on the noisy state; its minimum is D(x, sigma) = E[data | x] under the recipe's coupling.
 
     L = mean of w(sigma) ||f(x_sigma, sigma) - data||^2 / d, w = (a^2 sigma_data^2 + b^2) / (b sigma_data)^2
@@ -32,19 +23,17 @@ class Denoising(Objective):
     Source: EDM Eq. 8 and Table 1; one denoiser per coupling as in GC (ICML) section 4.2.
     """
 
-    def __call__(
-        self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
-    ) -> LossTerms:
-        process, progress = recipe.process, step / num_steps
-        sigma = recipe.levels.quantile(draws.level_uniforms, process)
-        ends = end_points(recipe, models, data, draws, sigma, progress)
+    @property
+    def forwards(self) -> int:
+        """Forward and backward."""
+        return 3
+
+    def loss(self, recipe: Recipe, models: Models, batch: PreparedBatch) -> Scalar:
+        process, (sigma,) = recipe.process, batch.levels
+        ends = batch.end_points(recipe, models)
         noisy = process.add_noise(ends.data, ends.noise, sigma)
-        errors = models.online(noisy, sigma, draws.dropout_seed) - ends.data
+        errors = models.online(noisy, sigma, batch.dropout_seed) - ends.data
         level = process.coefficients(sigma)
         variance = process.sigma_data**2
         weight = (level.data.square() * variance + level.noise.square()) / (level.noise.square() * variance)
-        batch_size = data.shape[0]
-        return LossTerms(
-            loss=mean_loss(errors.flatten(1).square().mean(1), weight),
-            forward_units=3 * batch_size + num_generated(recipe, draws, batch_size, progress),
-        )
+        return mean_loss(errors.flatten(1).square().mean(1), weight)

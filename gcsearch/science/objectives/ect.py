@@ -6,25 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
-from gcsearch.science.objectives.base import (
-    LossTerms,
-    Models,
-    Objective,
-    Recipe,
-    mean_loss,
-    num_generated,
-    objectives,
-    training_pairs,
-)
+from gcsearch.science.objectives.base import Models, Recipe, objectives
+from gcsearch.science.objectives.prepared import PairObjective, Pairs
 from gcsearch.science.preconditioning import per_example
-from gcsearch.science.randomness import StepDraws
-from gcsearch.science.shapes import Batch
+from gcsearch.science.shapes import Batch, DropoutSeed
 from gcsearch.science.teachers import Teacher
 
 
 @objectives.register("ect")
 @dataclass(frozen=True, kw_only=True)
-class EasyConsistencyTuning(Objective):
+class EasyConsistencyTuning(PairObjective):
     """Easy consistency tuning: the student at t matches itself at r < t, or the example where r is the smallest level.
 
     L = mean of w(t, r) D(f(x_t, t), target), target = sg f(x_r, r) if r > sigma_min, else the coupled data
@@ -49,19 +40,10 @@ class EasyConsistencyTuning(Objective):
     def starts_from_teacher(self) -> bool:
         return self.teacher is not None
 
-    def __call__(
-        self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
-    ) -> LossTerms:
-        pairs = training_pairs(recipe, models, data, draws, step, num_steps)
+    def states_and_target(
+        self, recipe: Recipe, models: Models, pairs: Pairs, dropout_seed: DropoutSeed
+    ) -> tuple[Batch, Batch]:
         lower, upper = pairs.states(recipe.process)
         with torch.no_grad():
             at_end = per_example(pairs.sigma_lower <= recipe.process.sigma_min, lower)
-            target = torch.where(at_end, pairs.ends.data, models.online(lower, pairs.sigma_lower, draws.dropout_seed))
-        output = models.online(upper, pairs.sigma_upper, draws.dropout_seed)
-
-        weight = recipe.weighting.weight(pairs.sigma_lower, pairs.sigma_upper)
-        batch_size = data.shape[0]
-        return LossTerms(
-            loss=mean_loss(recipe.distance(output, target), weight),
-            forward_units=4 * batch_size + num_generated(recipe, draws, batch_size, step / num_steps),
-        )
+            return upper, torch.where(at_end, pairs.ends.data, models.online(lower, pairs.sigma_lower, dropout_seed))

@@ -10,21 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gcsearch.science.objectives.base import (
-    LossTerms,
-    Models,
-    Objective,
-    Recipe,
-    check_slope,
-    end_points,
-    flow_ends,
-    num_generated,
-    objectives,
-)
+from gcsearch.science.objectives.base import Models, Recipe, check_slope, flow_ends, objectives
+from gcsearch.science.objectives.prepared import PreparedBatch, TensorObjective
 from gcsearch.science.preconditioning import ConsistencyFunction, per_example
 from gcsearch.science.process import Process
-from gcsearch.science.randomness import StepDraws
-from gcsearch.science.shapes import Batch, Conditions, DropoutSeed, PerExample
+from gcsearch.science.shapes import Batch, Conditions, DropoutSeed, PerExample, Scalar
 from gcsearch.science.teachers import Teacher
 
 Condition = Literal["expanded", "auxiliary"]
@@ -32,7 +22,7 @@ Condition = Literal["expanded", "auxiliary"]
 
 @objectives.register("facm")
 @dataclass(frozen=True, kw_only=True)
-class FlowAnchored(Objective):
+class FlowAnchored(TensorObjective):
     """FACM: one network is the average velocity to the data and, told so, the velocity.
 
     On straight paths: u = b / (a + b) and x = noisy / (a + b) for any process, which are level and state themselves for
@@ -107,33 +97,31 @@ class FlowAnchored(Objective):
             network, process, precision, condition=self.condition, preconditioned=self.preconditioned
         )
 
-    def __call__(
-        self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
-    ) -> LossTerms:
-        process, progress, function = recipe.process, step / num_steps, models.online
+    @property
+    def forwards(self) -> int:
+        """The anchor's forward and backward; the derivative and the student's forward and backward; a teacher's."""
+        return 3 * (self.anchor > 0) + 5 * (self.consistency > 0) + (self.slope == "teacher")
+
+    def loss(self, recipe: Recipe, models: Models, batch: PreparedBatch) -> Scalar:
+        process, (sigma,), function, seed = recipe.process, batch.levels, models.online, batch.dropout_seed
         assert isinstance(function, AnchoredFunction)
-        sigma = recipe.levels.quantile(draws.level_uniforms, process)
-        ends = end_points(recipe, models, data, draws, sigma, progress)
+        ends = batch.end_points(recipe, models)
         noisy = process.add_noise(ends.data, ends.noise, sigma)
         followed = flow_ends(models, ends, noisy, sigma, self.slope)
         state, position = function.straightened(noisy, sigma)
         velocity = followed.data - followed.noise
-        batch_size = data.shape[0]
         loss = torch.zeros((), dtype=noisy.dtype, device=noisy.device)
-        units = (self.slope == "teacher") * batch_size + num_generated(recipe, draws, batch_size, progress)
         if self.anchor > 0:
-            loss = loss + self.anchor * self.anchored(function, state, position, velocity, draws).mean()
-            units += 3 * batch_size
+            loss = loss + self.anchor * self.anchored(function, state, position, velocity, seed).mean()
         if self.consistency > 0:
-            loss = loss + self.consistency * self.consistent(function, state, position, velocity, draws).mean()
-            units += 5 * batch_size
-        return LossTerms(loss=loss, forward_units=units)
+            loss = loss + self.consistency * self.consistent(function, state, position, velocity, seed).mean()
+        return loss
 
     def anchored(
-        self, function: AnchoredFunction, state: Batch, position: PerExample, velocity: Batch, draws: StepDraws
+        self, function: AnchoredFunction, state: Batch, position: PerExample, velocity: Batch, seed: DropoutSeed
     ) -> PerExample:
         """The flow-matching loss of each example."""
-        output = function.velocity(state, position, draws.dropout_seed)
+        output = function.velocity(state, position, seed)
         squares = (output - velocity).flatten(1).square().mean(1)
         if self.cosine == 0:
             return squares
@@ -141,14 +129,14 @@ class FlowAnchored(Objective):
         return squares + self.cosine * angles.flatten(1).mean(1) if angles.ndim > 1 else squares + self.cosine * angles
 
     def consistent(
-        self, function: AnchoredFunction, state: Batch, position: PerExample, velocity: Batch, draws: StepDraws
+        self, function: AnchoredFunction, state: Batch, position: PerExample, velocity: Batch, seed: DropoutSeed
     ) -> PerExample:
         """The consistency loss of each example."""
-        average, gap = average_velocity_gap(function, state, position, velocity, draws.dropout_seed)
+        average, gap = average_velocity_gap(function, state, position, velocity, seed)
         time = 1 - position
         relaxed = 1 - time.clamp_min(0) ** self.relaxation
         target = average - per_example(relaxed, state) * gap.clamp(-1, 1)
-        output = function.average_velocity(state, position, draws.dropout_seed)
+        output = function.average_velocity(state, position, seed)
         errors = (output - target).flatten(1).square().mean(1)
         return (math.pi / 2 * time).cos() * errors / (errors.detach() + self.c) ** self.power
 

@@ -6,24 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from gcsearch.science.objectives.base import (
-    LossTerms,
-    Models,
-    Objective,
-    Recipe,
-    mean_loss,
-    num_generated,
-    objectives,
-    training_pairs,
-)
-from gcsearch.science.randomness import StepDraws
+from gcsearch.science.objectives.base import Models, Recipe, objectives
+from gcsearch.science.objectives.prepared import PairObjective, Pairs
 from gcsearch.science.schedules import GridTimesteps
-from gcsearch.science.shapes import Batch
+from gcsearch.science.shapes import Batch, DropoutSeed
 
 
 @objectives.register("original_consistency")
 @dataclass(frozen=True, kw_only=True)
-class OriginalConsistency(Objective):
+class OriginalConsistency(PairObjective):
     """Consistency training with averaged weights as the teacher: as `consistency`, but for the target.
 
     L = mean of lambda(sigma_i, sigma_{i+1}) D(sg f^-(x_i, sigma_i), f(x_{i+1}, sigma_{i+1})),
@@ -65,20 +56,11 @@ class OriginalConsistency(Objective):
             raise TypeError("original consistency training needs a grid of levels")
         return float(self.mu ** (self.s0 / (recipe.timesteps.levels_at(step, num_steps) - 1)))
 
-    def __call__(
-        self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
-    ) -> LossTerms:
+    def states_and_target(
+        self, recipe: Recipe, models: Models, pairs: Pairs, dropout_seed: DropoutSeed
+    ) -> tuple[Batch, Batch]:
         if models.target is None:
             raise TypeError("original consistency training needs Models.target")
-        pairs = training_pairs(recipe, models, data, draws, step, num_steps)
         lower, upper = pairs.states(recipe.process)
         with torch.no_grad():
-            target = models.target(lower, pairs.sigma_lower, draws.dropout_seed)
-        output = models.online(upper, pairs.sigma_upper, draws.dropout_seed)
-
-        weight = recipe.weighting.weight(pairs.sigma_lower, pairs.sigma_upper)
-        batch_size = data.shape[0]
-        return LossTerms(
-            loss=mean_loss(recipe.distance(output, target), weight),
-            forward_units=4 * batch_size + num_generated(recipe, draws, batch_size, step / num_steps),
-        )
+            return upper, models.target(lower, pairs.sigma_lower, dropout_seed)

@@ -11,21 +11,11 @@ from torch import Tensor, nn
 
 from gcsearch.science.networks import Network
 from gcsearch.science.networks.song_unet import SongUNet
-from gcsearch.science.objectives.base import (
-    LossTerms,
-    Models,
-    Objective,
-    Recipe,
-    check_slope,
-    end_points,
-    flow_ends,
-    num_generated,
-    objectives,
-)
+from gcsearch.science.objectives.base import Models, Recipe, check_slope, flow_ends, objectives
+from gcsearch.science.objectives.prepared import PreparedBatch, TensorObjective
 from gcsearch.science.optimizers import Adam, Optimizer
 from gcsearch.science.preconditioning import ConsistencyFunction, per_example
-from gcsearch.science.randomness import StepDraws
-from gcsearch.science.shapes import Batch, DropoutSeed, PerExample
+from gcsearch.science.shapes import Batch, DropoutSeed, PerExample, Scalar
 from gcsearch.science.teachers import Teacher
 
 FOURIER_SCALE: Final = 0.02
@@ -34,7 +24,7 @@ FOURIER_SCALE: Final = 0.02
 
 @objectives.register("scm")
 @dataclass(frozen=True, kw_only=True)
-class ContinuousConsistency(Objective):
+class ContinuousConsistency(TensorObjective):
     """sCM: the network moves along the tangent of its own consistency function, for the process ``trig``.
 
     L = mean of e^w(t) / d ||F(x, t) - sg F(x, t) - g||^2 - w(t), with x = cos(t) data + sin(t) sigma_data noise,
@@ -104,12 +94,14 @@ class ContinuousConsistency(Objective):
     def companion_optimizer(self) -> Optimizer:
         return Adam(lr=self.weight_lr)
 
-    def __call__(
-        self, recipe: Recipe, models: Models, data: Batch, draws: StepDraws, step: int, num_steps: int
-    ) -> LossTerms:
-        process, progress = recipe.process, step / num_steps
-        sigma = recipe.levels.quantile(draws.level_uniforms, process)
-        ends = end_points(recipe, models, data, draws, sigma, progress)
+    @property
+    def forwards(self) -> int:
+        """Forward and derivative count two, forward and backward three, a teacher one."""
+        return 5 + (self.slope == "teacher")
+
+    def loss(self, recipe: Recipe, models: Models, batch: PreparedBatch) -> Scalar:
+        process, (sigma,) = recipe.process, batch.levels
+        ends = batch.end_points(recipe, models)
         noisy = process.add_noise(ends.data, ends.noise, sigma)
         followed = flow_ends(models, ends, noisy, sigma, self.slope)
         coefficients = process.coefficients(sigma)
@@ -117,19 +109,14 @@ class ContinuousConsistency(Objective):
         slope = per_example(process.sigma_data * coefficients.data, noisy) * followed.noise
         slope = slope - per_example(coefficients.noise / process.sigma_data, noisy) * followed.data
 
-        ramp = 1.0 if self.warmup == 0 else min(1.0, progress / self.warmup)
-        output, tangent = tangents(models.online, noisy, sigma, slope, ramp, draws.dropout_seed)
+        ramp = 1.0 if self.warmup == 0 else (batch.progress / self.warmup).clamp_max(1.0)
+        output, tangent = tangents(models.online, noisy, sigma, slope, ramp, batch.dropout_seed)
         target = output + self.normalized(tangent)
         told = process.preconditioning(sigma)
-        student = models.online.output(per_example(told.scale, noisy) * noisy, told.conditioning, draws.dropout_seed)
+        student = models.online.output(per_example(told.scale, noisy) * noisy, told.conditioning, batch.dropout_seed)
         errors = (student - target).flatten(1).square().mean(1)
         weight = torch.zeros_like(errors) if models.companion is None else models.companion(told.conditioning)
-        batch_size = data.shape[0]
-        return LossTerms(
-            loss=(weight.exp() * errors - weight).mean(),
-            forward_units=(5 + (self.slope == "teacher")) * batch_size
-            + num_generated(recipe, draws, batch_size, progress),
-        )
+        return (weight.exp() * errors - weight).mean()
 
     def normalized(self, tangent: Batch) -> Batch:
         """The tangent with a bounded size."""
@@ -146,7 +133,7 @@ def tangents(
     noisy: Batch,
     sigma: PerExample,
     slope: Batch,
-    ramp: float,
+    ramp: float | Scalar,
     dropout_seed: int | DropoutSeed | None = None,
 ) -> tuple[Batch, Batch]:
     """Output F of the network, and the tangent g before normalisation; both without gradient.
