@@ -154,19 +154,21 @@ class Engine:
         if number < len(self.start_from):
             chooser: Any = FixedChooser(self.start_from[number], RandomChooser(self.seed, number))
         else:
-            chooser = self.sampler.chooser(
-                History(
-                    space=self.space,
-                    base=self.base,
-                    observations=self.observations(state),
-                    rungs=self.rungs,
-                    seed=self.seed,
-                    number=number,
-                    num_given=len(self.start_from),
-                    num_objectives=len(self.objectives),
-                )
-            )
+            chooser = self.sampler.chooser(self._history(state, number))
         return None if chooser is None else self.space.choose(chooser, self.base)
+
+    def _history(self, state: StudyState, number: int) -> History:
+        return History(
+            space=self.space,
+            base=self.base,
+            observations=self.observations(state),
+            rungs=self.rungs,
+            seed=self.seed,
+            number=number,
+            num_given=len(self.start_from),
+            num_objectives=len(self.objectives),
+            within=self.within,
+        )
 
     def is_audit(self, number: int) -> bool:
         """Whether trial `number` ignores the stopping rule: evenly spaced, beginning somewhere at random."""
@@ -180,10 +182,13 @@ class Engine:
         waiting: dict[int, dict[Any, list[TrialRecord]]] = {}
         for record in paused:
             waiting.setdefault(record.images, {}).setdefault(standings.group(record), []).append(record)
+        expected = self._expected(state) if waiting else None
         for images in sorted(waiting, reverse=True):
             found = []
             for group, records in waiting[images].items():
                 column = standings.scores(images, group)
+                if expected is not None:
+                    column = {trial: expected[trial] if math.isfinite(at) else at for trial, at in column.items()}
                 best = min((column.get(record.trial, math.inf), record.trial) for record in records)
                 found.append((best, group, column))
             for (score, trial), group, column in sorted(found, key=lambda one: one[0]):
@@ -191,6 +196,14 @@ class Engine:
                 if self.stopping.resumes(score, column, went_on, is_last_call=is_last_call):
                     return state.trials[trial]
         return None
+
+    def _expected(self, state: StudyState) -> dict[str, float] | None:
+        """What the sampler expects of every trial at the horizon, if the rule wants to know and the sampler can say."""
+        if not self.stopping.is_by_expectation or len(self.objectives) > 1:
+            return None
+        trials = [record.trial for record in self._trials(state)]
+        scores = self.sampler.expected(self._history(state, len(trials)))
+        return None if scores is None else dict(zip(trials, scores, strict=True))
 
     def paused(self, state: StudyState) -> list[TrialRecord]:
         """Trials that wait for the stopping rule to resume them."""

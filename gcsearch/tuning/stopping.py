@@ -46,6 +46,11 @@ def not_promoted(reason: str | None) -> str:
 class Stopping(Component, ABC):
     """A stopping rule."""
 
+    @property
+    def is_by_expectation(self) -> bool:
+        """Whether trials that wait are ranked by what is expected of them at the horizon, where that can be said."""
+        return False
+
     @abstractmethod
     def rungs(self, horizon_images: int) -> tuple[int, ...]:
         """Images at which the rule decides, increasing, below the horizon."""
@@ -66,8 +71,8 @@ class Stopping(Component, ABC):
         """Whether the best of the trials that wait at a rung goes on now.
 
         Args:
-            score: Its score there; lower is better.
-            column: Scores of all trials it is compared with there.
+            score: Its score there, or its expected one at the horizon; lower is better.
+            column: The same of all trials it is compared with there.
             went_on: How many of them have gone on from there.
             is_last_call: Whether nothing else is left to do, so that waiting for more trials is pointless.
         """
@@ -159,16 +164,28 @@ class ASHA(RungRule):
     In both no more than a 1 / factor share goes on from a rung, except for a trial that is better than all others
     there. Without that, a model that learns defeats the rule: each suggestion beats the history, so each would go on.
 
+    A low rung tells good trials apart badly, and a sampler with a model knows more than the score there: the trial's
+    parameters, and what became of others. So in the promotion variant trials that wait are ranked by the score that
+    the sampler expects of them at the horizon, as soon as it can say (`SearchSampler.expected`).
+
     Attributes:
         factor: Share kept at a rung is 1 / factor; also the ratio of neighbouring rungs.
         variant: ``promotion`` or ``stopping``.
+        rank_by: ``expected``, at the horizon, or ``score``, at the rung. The stopping variant, samplers without a model
+            and studies of several objectives go by the score in any case.
 
     Source: Li et al. 2020 (arXiv:1810.05934), Algorithm 2 (promotion); stopping as in its common implementations. The
-        limit on the share is ours.
+        limit on the share and the rank by expectation are ours; Swersky et al. 2014 (arXiv:1406.3896) also choose by a
+        model which training goes on.
     """
 
     factor: int = 3
     variant: Literal["promotion", "stopping"] = "promotion"
+    rank_by: Literal["expected", "score"] = "expected"
+
+    @property
+    def is_by_expectation(self) -> bool:
+        return self.variant == "promotion" and self.rank_by == "expected"
 
     def _check(self) -> None:
         if self.factor < 2:

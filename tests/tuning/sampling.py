@@ -39,18 +39,15 @@ NUMBERS = space_of({key: SPACE[key] for key in ("x", "lr", "width")})
 LINE = space_of({"x": {"min": 0.0, "max": 1.0}, "y": {"min": 0.0, "max": 1.0}})
 
 
-def suggest(sampler, observations, seed, number, space=TREE, rungs=RUNGS, num_objectives=1):
+def history_of(observations, seed=0, number=0, space=TREE, rungs=RUNGS, **fields):
+    """What a sampler is asked with."""
+    known = {"space": space, "rungs": rungs, "seed": seed, "number": number}
+    return History(base=BASE, observations=observations, **known, **fields)
+
+
+def suggest(sampler, observations, seed, number, space=TREE, rungs=RUNGS, **fields):
     """Parameters that a sampler suggests."""
-    history = History(
-        space=space,
-        base=BASE,
-        observations=observations,
-        rungs=rungs,
-        seed=seed,
-        number=number,
-        num_objectives=num_objectives,
-    )
-    return space.draw(sampler.chooser(history), BASE)[0]
+    return space.draw(sampler.chooser(history_of(observations, seed, number, space, rungs, **fields)), BASE)[0]
 
 
 def suggested(name, observations, seed, number, num_objectives=1):

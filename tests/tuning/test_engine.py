@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
 
 from gcsearch.config import Experiment
 from gcsearch.config.documents import Document
 from gcsearch.ledger import StudyState, TrialRecord
 from gcsearch.tuning.replay import METRIC, make_engine
+from gcsearch.tuning.samplers.plain import RandomSampler
 from gcsearch.tuning.settling import Settling
 from gcsearch.tuning.stopping import ASHA, NoStopping
 
@@ -84,3 +87,39 @@ def test_a_score_soon_after_a_doubling_is_not_judged():
     assert not Settling(ASHA(grace=0.0))(doubling, 17_600)
     assert not Settling(NoStopping())(doubling, 17_600)
     assert not settling(TrialRecord(trial="0000"), 17_600)  # a simulated one has no schedule
+
+
+@pytest.mark.parametrize(
+    ("rule", "goals", "promoted"),
+    [
+        ({}, "minimize", "0002"),
+        ({"rank_by": "score"}, "minimize", "0000"),
+        ({}, ["minimize", "minimize"], "0000"),
+    ],
+)
+def test_who_waits_is_ranked_by_what_is_expected_of_it_if_the_rule_says_so(rule, goals, promoted):
+    """Three trials wait with scores 1, 2, 3; the sampler expects most of the last one."""
+    made = make_engine(
+        SPACE,
+        {"sampler": "random"},
+        {"name": "asha", "min_images": 300} | rule,
+        goal=goals,
+        horizon_images=900,
+        seed=0,
+    )
+    made = replace(made, sampler=Foreseeing(), max_trials=3)
+    keys = [METRIC] if isinstance(goals, str) else [f"{METRIC}_0", f"{METRIC}_1"]
+    steps = []
+    for number in range(3):
+        scores = {"images": 300, "metrics": dict.fromkeys(keys, number + 1.0)}
+        steps += [start(f"{number:04d}"), ("result", f"{number:04d}", scores)]
+        steps += [("trial_ended", f"{number:04d}", {"state": "interrupted", "paused": True})]
+    assert made.next(StudyState(events(*steps))).trial == promoted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreseeing(RandomSampler):
+    """Expects that the last trial will be the best."""
+
+    def expected(self, history):
+        return [-float(number) for number in range(len(history.observations))]

@@ -12,8 +12,9 @@ from gcsearch.tuning.samplers import Observation, RandomChooser
 from gcsearch.tuning.samplers.auto import RungAwareBO, rank_agreement
 from gcsearch.tuning.samplers.neighbours import NeighbourChooser
 from gcsearch.tuning.samplers.plain import RandomSampler
+from gcsearch.tuning.space import FixedChooser
 
-from .sampling import BASE, LINE, RUNGS, TREE, bowl, is_inside, observe, search, space_of, suggest
+from .sampling import BASE, LINE, RUNGS, TREE, bowl, history_of, is_inside, observe, search, space_of, suggest
 
 
 @pytest.mark.parametrize(
@@ -112,28 +113,93 @@ def further(early, late, rung=300):
     return [observe(one, {100: a, rung: b}) for one, a, b in zip(params, early, late, strict=True)]
 
 
+def agreement(observations, rung, within=None):
+    return rank_agreement(history_of(observations, within=within), rung)
+
+
 def test_rank_agreement_is_kendalls_tau_with_four_pairs_added():
     random = np.random.default_rng(0)
     early = random.normal(size=12)
     late = early + random.normal(size=12)
     pairs = 12 * 11 / 2
     expected = (stats.kendalltau(early, late).statistic * pairs + 2) / (pairs + 4)
-    assert rank_agreement(further(early, late), 100) == pytest.approx(expected)
-    assert rank_agreement(further(early, late)[:1], 100) == 0.5
-    assert rank_agreement(further(early, -early), 100) == 0.0
+    assert agreement(further(early, late), 100) == pytest.approx(expected)
+    assert agreement(further(early, late)[:1], 100) == 0.5
+    assert agreement(further(early, -early), 100) == 0.0
 
 
 def test_trials_are_compared_at_the_highest_rung_that_both_have():
     one, two = further([1.0, 2.0], [2.0, 1.0])
     higher = Observation(drawn=one.drawn, scores=one.scores | {900: -9.0}, is_running=False)
-    assert rank_agreement([higher, two], 100) == rank_agreement([one, two], 100) == pytest.approx((3 - 2) / 5)
+    assert agreement([higher, two], 100) == agreement([one, two], 100) == pytest.approx((3 - 2) / 5)
     both = Observation(drawn=two.drawn, scores=two.scores | {900: 0.0}, is_running=False)
-    assert rank_agreement([higher, both], 100) == pytest.approx((4 - 1) / 5)
+    assert agreement([higher, both], 100) == pytest.approx((4 - 1) / 5)
 
 
 def test_of_a_trial_that_diverged_later_the_rank_counts_too():
-    assert rank_agreement(further([1.0, 2.0], [5.0, math.inf]), 100) == pytest.approx((4 - 1) / 5)
-    assert rank_agreement(further([1.0, 2.0], [math.inf, math.inf]), 100) == 0.5
+    assert agreement(further([1.0, 2.0], [5.0, math.inf]), 100) == pytest.approx((4 - 1) / 5)
+    assert agreement(further([1.0, 2.0], [math.inf, math.inf]), 100) == 0.5
+
+
+def test_only_trials_of_one_group_are_compared():
+    early = [1.0, 2.0, 3.0, 11.0, 12.0, 13.0]  # one kind is far behind early and ahead late
+    late = [21.0, 22.0, 23.0, 1.0, 2.0, 3.0]
+    trials = further(early, late)
+    kinds = [TREE.draw(FixedChooser({"tree.kind": kind}), BASE)[0] for kind in "aaaccc"]
+    trials = [observe(params, one.scores) for params, one in zip(kinds, trials, strict=True)]
+    assert agreement(trials, 100) == pytest.approx((3 + 6 - 1 - 9) / 19, abs=0.06)
+    assert agreement(trials, 100, within="tree.kind") == pytest.approx((3 + 6 - 1) / 10)
+
+
+def late_winners(finished):
+    """Kind c looks bad at the first rung; as many trials of each kind as asked for have reached the last one."""
+    kinds = {"a": 1.0, "c": 9.0}
+    drawn = [TREE.draw(FixedChooser({"tree.kind": "ac"[n % 2]}, RandomChooser(8, n)), BASE)[0] for n in range(24)]
+    last = {900: {"a": 1.0, "c": 0.0}}
+    found = []
+    for params in drawn:
+        kind, miss = params["tree.kind"], (params["x"] - 0.3) ** 2
+        scores = {100: kinds[kind] + miss, 300: kinds[kind] + miss}
+        if finished.get(kind, 0) > 0:
+            finished = finished | {kind: finished[kind] - 1}
+            scores[900] = last[900][kind] + miss
+        found.append(observe(params, scores))
+    return found
+
+
+@pytest.mark.parametrize(("finished", "within"), [({"a": 3}, "tree.kind"), ({"a": 3}, None)])
+def test_groups_are_suggested_from_by_chance_until_each_has_a_full_training(finished, within):
+    sampler = RungAwareBO(random_share=0.0, min_observations=4)
+    known = late_winners(finished)
+    kinds = [suggest(sampler, known, 0, number, within=within)["tree.kind"] for number in range(24, 84)]
+    assert (kinds.count("c") > 10) == (within is not None)
+
+
+def test_groups_are_compared_once_each_has_full_trainings():
+    sampler = RungAwareBO(random_share=0.0, min_observations=4)
+    known = late_winners({"a": 5, "c": 5})
+    kinds = [suggest(sampler, known, 0, number, within="tree.kind")["tree.kind"] for number in range(24, 84)]
+    assert kinds.count("c") > 2 * kinds.count("a")
+
+
+def test_what_is_expected_at_the_horizon_ranks_better_than_a_rung_that_misleads():
+    """y only slows a training down: it rules the first rung and does not matter in the end."""
+    drawn = [LINE.draw(RandomChooser(9, number), BASE)[0] for number in range(40)]
+    final = [(params["x"] - 0.3) ** 2 for params in drawn]
+    early = [at + params["y"] for at, params in zip(final, drawn, strict=True)]
+    known = [
+        observe(params, {100: e} | ({300: (e + f) / 2, 900: f} if number % 3 == 0 else {}), space=LINE)
+        for number, (params, e, f) in enumerate(zip(drawn, early, final, strict=True))
+    ]
+    expected = RungAwareBO().expected(history_of(known, number=40, space=LINE))
+    waiting = [number for number in range(40) if number % 3]
+
+    def tau(scores):
+        return stats.kendalltau([scores[n] for n in waiting], [final[n] for n in waiting]).statistic
+
+    assert tau(early) < 0.4
+    assert tau(expected) > 0.8
+    assert RungAwareBO().expected(history_of(known[:7], space=LINE)) is None
 
 
 def test_a_rung_that_ranks_wrongly_is_not_modelled():

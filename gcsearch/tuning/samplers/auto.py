@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from gcsearch.tuning.samplers.base import (
 from gcsearch.tuning.samplers.neighbours import NeighbourChooser
 from gcsearch.tuning.samplers.observed import Encoder, observe, spaced
 from gcsearch.tuning.samplers.rung_process import Floats, RungProcess
-from gcsearch.tuning.space import Chooser, FixedChooser
+from gcsearch.tuning.space import Chooser, FixedChooser, Params
 
 ROUNDS, PARENTS = 2, 4
 """Times that the most promising candidates are varied, and how many are."""
@@ -43,6 +44,9 @@ class RungAwareBO(SearchSampler):
     that went further. Otherwise, and for a fixed share, the trial is random, so that a rung that misleads cannot lock
     the search in. Of many good trials with the same score the model learns little, so the second correlation is
     multiplied by the share of the best third of scores at that rung that differ. Nothing is suggested twice.
+
+    Where early scores of different groups are not compared (`within` of a stopping rule), the model does not compare
+    them either: until each group has a trial of full length, chance says which one a suggestion is from.
 
     Attributes:
         min_observations: Finite scores that are needed before anything is modelled, and at a rung before it counts as
@@ -78,7 +82,7 @@ class RungAwareBO(SearchSampler):
         doubt, agreement = random.random(), self._agreement(history, rungs[known])
         if doubt > agreement:
             return by_chance
-        process = RungProcess(observe(history, encoder, rungs))
+        process = self._process(history, encoder, rungs)
         if doubt > process.kernel.relation(horizon - known):
             return by_chance
         kappa = random.exponential()
@@ -92,6 +96,27 @@ class RungAwareBO(SearchSampler):
 
         return FixedChooser({name: value for name, (value, _) in self._lowest(bound, history, random).items()})
 
+    def expected(self, history: History) -> list[float] | None:
+        rungs = spaced(history.rungs)
+        if self._highest_known(history, rungs) is None:
+            return None
+        encoder = Encoder(history.space)
+        process = self._process(history, encoder, rungs)
+        return [float(mean) for mean in process.posterior(encoder.features(history.observations), len(rungs) - 1)[0]]
+
+    def _process(self, history: History, encoder: Encoder, rungs: Sequence[int]) -> RungProcess:
+        """The model of what is known. The last one is kept: a suggestion often follows a look at waiting trials."""
+        observed = observe(history, encoder, rungs)
+        key = observed.features.tobytes() + observed.rungs.tobytes() + observed.scores.tobytes()
+        if key not in self._kept:
+            self._kept.clear()
+            self._kept[key] = RungProcess(observed)
+        return self._kept[key]
+
+    @cached_property
+    def _kept(self) -> dict[bytes, RungProcess]:
+        return {}
+
     def _highest_known(self, history: History, rungs: Sequence[int]) -> int | None:
         """Index of the highest rung with enough finite scores."""
         for index in reversed(range(len(rungs))):
@@ -104,7 +129,7 @@ class RungAwareBO(SearchSampler):
         """How far a rung can be trusted, in [0, 1]: how well it ranks, times the share of good scores that differ."""
         scores = sorted(_finite_scores(history, rung))
         scores = scores[: max(2, len(scores) // 3)]
-        tau = 1.0 if rung == history.rungs[-1] else rank_agreement(history.observations, rung)
+        tau = 1.0 if rung == history.rungs[-1] else rank_agreement(history, rung)
         return tau * len(set(scores)) / len(scores)
 
     def _lowest(
@@ -112,14 +137,16 @@ class RungAwareBO(SearchSampler):
     ) -> Drawn:
         """The candidate with the lowest bound: of random ones, of known trials varied, of the best of these varied."""
         scored = [one for one in history.observations if one.scores]
+        seed = int(random.integers(2**32))
+        fixed = self._group_by_chance(history, seed)
         promising = [scored[index] for index in np.argsort(bound(scored), kind="stable")]
 
         def varied(parents: Sequence[Observation], count: int) -> list[Observation]:
             chosen = (parents[min(int(random.exponential(PARENTS)), len(parents) - 1)] for _ in range(count))
-            return [_candidate(history, NeighbourChooser(parent, random)) for parent in chosen]
+            return [_candidate(history, FixedChooser(fixed, NeighbourChooser(parent, random))) for parent in chosen]
 
-        seed = int(random.integers(2**32))
-        candidates = [_candidate(history, RandomChooser(seed, number)) for number in range(self.num_candidates)]
+        by_chance = (RandomChooser(seed, number) for number in range(1, self.num_candidates + 1))
+        candidates = [_candidate(history, FixedChooser(fixed, chooser)) for chooser in by_chance]
         candidates += varied(promising, self.num_candidates // 2)
         bounds = bound(candidates)
         for _ in range(ROUNDS):
@@ -130,24 +157,36 @@ class RungAwareBO(SearchSampler):
         bounds = np.where([_identity(one) in tried for one in candidates], math.inf, bounds)
         return candidates[int(np.argmin(bounds))].drawn
 
+    @staticmethod
+    def _group_by_chance(history: History, seed: int) -> Params:
+        """The group that is suggested from, until each has a trial of full length; then any will do."""
+        known = {history.group(one) for one in history.observations}
+        finished = {history.group(one) for one in history.observations if history.rungs[-1] in one.scores}
+        if history.within is None or known <= finished:
+            return {}
+        return {history.within: history.group(_candidate(history, RandomChooser(seed, 0)))}
 
-def rank_agreement(observations: Sequence[Observation], rung: int) -> float:
+
+def rank_agreement(history: History, rung: int) -> float:
     """Kendall correlation of the scores at a rung with later ones, 0 where it is negative.
 
-    A pair of trials that went further is compared at the highest rung that both have. PRIOR_AGREEING and
+    A pair of trials of one group that went further is compared at the highest rung that both have. PRIOR_AGREEING and
     PRIOR_OPPOSED pairs are added, so it is 0.5 before anything is known.
 
     Args:
-        observations: Trials.
+        history: The trials, and inside which groups early scores are compared.
         rung: Images of the rung.
     """
-    later = [one.scores for one in observations if _is_finite(one, rung) and max(one.scores) > rung]
+    trials = [one for one in history.observations if _is_finite(one, rung) and max(one.scores) > rung]
+    later, groups = [one.scores for one in trials], [str(history.group(one)) for one in trials]
     if len(later) < 2:
         return (PRIOR_AGREEING - PRIOR_OPPOSED) / (PRIOR_AGREEING + PRIOR_OPPOSED)
     rungs = sorted({images for scores in later for images in scores})
     highest = np.array([rungs.index(max(scores)) for scores in later], dtype=np.int64)
     table = np.array([[scores.get(images, math.inf) for images in rungs] for scores in later])
     left, right = np.triu_indices(len(later), k=1)
+    is_comparable = np.array(groups)[left] == np.array(groups)[right]
+    left, right = left[is_comparable], right[is_comparable]
     shared = np.minimum(highest[left], highest[right])
     here = table[left, rungs.index(rung)] - table[right, rungs.index(rung)]
     with np.errstate(invalid="ignore"):  # of two that diverged neither is better

@@ -13,7 +13,7 @@ import numpy as np
 
 from gcsearch.config import Document
 from gcsearch.registry import Component, Registry
-from gcsearch.tuning.space import Choice, Chooser, FixedChooser, Node, Params, Range, Space
+from gcsearch.tuning.space import Choice, Chooser, FixedChooser, Node, Params, Range, Space, parameter_key
 
 Drawn = dict[str, tuple[Any, Node]]
 """Value and node behind every unique node name that a trial drew."""
@@ -55,6 +55,7 @@ class History:
         number: Number of the trial to suggest; with the seed it fixes every random choice.
         num_given: Trials at the beginning whose parameters the user gave.
         num_objectives: Objectives of the study.
+        within: Key inside which trials are compared before the horizon; None compares all.
     """
 
     space: Space
@@ -65,6 +66,11 @@ class History:
     number: int
     num_given: int = 0
     num_objectives: int = 1
+    within: str | None = None
+
+    def group(self, trial: Observation) -> Any:
+        """Value that a trial shares with those it is compared with."""
+        return next((value for name, (value, _) in trial.drawn.items() if parameter_key(name) == self.within), None)
 
     def draw(self, chooser: Chooser) -> Drawn:
         """Everything that a chooser decides."""
@@ -89,6 +95,14 @@ class SearchSampler(Component, ABC):
     @abstractmethod
     def chooser(self, history: History) -> Chooser | None:
         """Chooser for the trial `history.number`; None if there is nothing left to try."""
+
+    def expected(self, history: History) -> Sequence[float] | None:
+        """Score that is expected of each trial at the horizon; None if nothing can be said.
+
+        The scores are only to be compared with each other: their unit is the sampler's own.
+        """
+        del history
+        return None
 
     def check(self, space: Space, base: Document) -> None:
         """Refuse a space that the sampler cannot search.
