@@ -83,6 +83,8 @@ class LiveView:
     def _line(self, event: Event) -> str | None:
         """One plain line for an event worth one."""
         kind = event["event"]
+        if kind == "trial_started" and event.get("reason"):
+            return f"{event['trial']} goes on    {event['reason']}"
         if kind == "trial_started":
             values = zip(headings(self._keys), cells(event["params"], self._keys), strict=True)
             return f"{event['trial']} started    {'  '.join(f'{name} {value}' for name, value in values)}".rstrip()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -36,11 +36,21 @@ class Launch:
         trial: Its number, as text.
         params: Its parameters.
         is_audit: Whether it ignores the stopping rule.
+        reason: Why the stopping rule resumes it, in words, if it does.
     """
 
     trial: str
     params: Params
     is_audit: bool
+    reason: str | None = None
+
+
+def _resumed(record: TrialRecord, reason: str | None = None) -> Launch:
+    return Launch(trial=record.trial, params=record.params, is_audit=record.is_audit, reason=reason)
+
+
+def _rank(trial: str, column: Mapping[str, float]) -> int:
+    return 1 + sum(value < column.get(trial, math.inf) for value in column.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,23 +117,19 @@ class Engine:
         def is_affordable(record: TrialRecord) -> bool:
             return self.to_next_rung(record.images) <= left_images
 
-        def resume(record: TrialRecord) -> Launch:
-            return Launch(trial=record.trial, params=record.params, is_audit=record.is_audit)
-
         if unfinished := next(filter(is_affordable, self.left_over(state, active)), None):
-            return resume(unfinished)
+            return _resumed(unfinished)
         paused = self.paused(state)
         affordable = {images for images in {one.images for one in paused} if self.to_next_rung(images) <= left_images}
         waiting = [record for record in paused if record.images in affordable]
         if promoted := self._promoted(state, waiting, is_last_call=False):
-            return resume(promoted)
+            return promoted
         number = sum(1 for _ in self._trials(state))
         is_open = not self.is_spent(state) and self.rungs[0] <= left_images
         params = self.suggest(state, number) if is_open else None
         if params is not None:
             return Launch(trial=f"{number:04d}", params=params, is_audit=self.is_audit(number))
-        promoted = None if active else self._promoted(state, waiting, is_last_call=True)
-        return resume(promoted) if promoted else None
+        return None if active else self._promoted(state, waiting, is_last_call=True)
 
     def to_next_rung(self, images: int) -> int:
         """Images from one rung, or from the start, to the next; 0 at the horizon."""
@@ -176,7 +182,7 @@ class Engine:
         phase = np.random.default_rng([self.seed, AUDIT]).random()
         return math.floor((number + 1) * share + phase) > math.floor(number * share + phase)
 
-    def _promoted(self, state: StudyState, paused: Iterable[TrialRecord], *, is_last_call: bool) -> TrialRecord | None:
+    def _promoted(self, state: StudyState, paused: Iterable[TrialRecord], *, is_last_call: bool) -> Launch | None:
         """The paused trial that the rule resumes: at the highest rung, then with the best score."""
         standings = self._standings(state)
         waiting: dict[int, dict[Any, list[TrialRecord]]] = {}
@@ -186,15 +192,18 @@ class Engine:
         for images in sorted(waiting, reverse=True):
             found = []
             for group, records in waiting[images].items():
-                column = standings.scores(images, group)
+                scores = column = standings.scores(images, group)
                 if expected is not None:
-                    column = {trial: expected[trial] if math.isfinite(at) else at for trial, at in column.items()}
+                    column = {trial: expected[trial] if math.isfinite(at) else at for trial, at in scores.items()}
                 best = min((column.get(record.trial, math.inf), record.trial) for record in records)
-                found.append((best, group, column))
-            for (score, trial), group, column in sorted(found, key=lambda one: one[0]):
+                found.append((best, group, scores, column))
+            for (score, trial), group, scores, column in sorted(found, key=lambda one: one[0]):
                 went_on = sum(self._went_on(other, images) for other in standings.reached(images, group))
                 if self.stopping.resumes(score, column, went_on, is_last_call=is_last_call):
-                    return state.trials[trial]
+                    reason = f"rank {_rank(trial, scores)} of {len(scores)} at {images} images"
+                    if expected is not None:
+                        reason += f", expected rank {_rank(trial, column)} at {self.horizon}"
+                    return _resumed(state.trials[trial], reason)
         return None
 
     def _expected(self, state: StudyState) -> dict[str, float] | None:

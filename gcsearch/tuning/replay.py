@@ -194,6 +194,7 @@ class Simulation:
                 kind="trial",
                 params=launch.params,
                 audit=launch.is_audit or None,
+                reason=launch.reason,
             )
             self.active[launch.trial] = self.ledger.trials[launch.trial]
 

@@ -113,7 +113,7 @@ class SearchDriver(Driver):
             self.write("trial_started", trial=trial, kind="trial", params=params, audit=audit)
             self.end(trial, "failed", str(error))
             return None
-        return self.write_start(trial, experiment, kind="trial", params=params, audit=audit)
+        return self.write_start(trial, experiment, kind="trial", params=params, audit=audit, reason=launch.reason)
 
     def _start_final(self, final: finalists.Final) -> TrialRecord:
         """Start or resume a finalist; before the first of a run, say who they are."""

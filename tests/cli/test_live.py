@@ -39,7 +39,9 @@ def test_a_trial_that_waits_for_promotion_is_paused_and_one_that_was_not_promote
     happens("trial_ended", trial="0000", state="interrupted", reason=waits, images=800, paused=True)
     assert printed() == f"0000 paused: {waits}\n"
     assert state_shown() == "paused"
-    happens("trial_started", trial="0000", kind="trial", params={"lr": 0.1}, config={})
+    goes_on = "rank 2 of 4 at 800 images, expected rank 1 at 1600"
+    happens("trial_started", trial="0000", kind="trial", params={"lr": 0.1}, config={}, reason=goes_on)
+    assert printed() == f"0000 goes on    {goes_on}\n"
     assert state_shown() == "running"
     printed()
     happens("trial_ended", trial="0000", state="stopped", reason="was not promoted", images=800)

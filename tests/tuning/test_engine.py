@@ -90,14 +90,14 @@ def test_a_score_soon_after_a_doubling_is_not_judged():
 
 
 @pytest.mark.parametrize(
-    ("rule", "goals", "promoted"),
+    ("rule", "goals", "promoted", "reason"),
     [
-        ({}, "minimize", "0002"),
-        ({"rank_by": "score"}, "minimize", "0000"),
-        ({}, ["minimize", "minimize"], "0000"),
+        ({}, "minimize", "0002", "rank 3 of 3 at 300 images, expected rank 1 at 900"),
+        ({"rank_by": "score"}, "minimize", "0000", "rank 1 of 3 at 300 images"),
+        ({}, ["minimize", "minimize"], "0000", "rank 1 of 3 at 300 images"),
     ],
 )
-def test_who_waits_is_ranked_by_what_is_expected_of_it_if_the_rule_says_so(rule, goals, promoted):
+def test_who_waits_is_ranked_by_what_is_expected_of_it_if_the_rule_says_so(rule, goals, promoted, reason):
     """Three trials wait with scores 1, 2, 3; the sampler expects most of the last one."""
     made = make_engine(
         SPACE,
@@ -114,7 +114,8 @@ def test_who_waits_is_ranked_by_what_is_expected_of_it_if_the_rule_says_so(rule,
         scores = {"images": 300, "metrics": dict.fromkeys(keys, number + 1.0)}
         steps += [start(f"{number:04d}"), ("result", f"{number:04d}", scores)]
         steps += [("trial_ended", f"{number:04d}", {"state": "interrupted", "paused": True})]
-    assert made.next(StudyState(events(*steps))).trial == promoted
+    launch = made.next(StudyState(events(*steps)))
+    assert (launch.trial, launch.reason) == (promoted, reason)
 
 
 @dataclass(frozen=True, kw_only=True)
