@@ -3,15 +3,18 @@
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/step.py --experiment digits
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/step.py --experiment cifar10 --batch-size 8 --rounds 5
     python benchmarks/step.py --experiment cifar10 --device cuda --set training.precision=bf16
-    ... and with --set training.compile=true
+    ... and with --compiled
 
 Every step draws its random numbers, takes its batch and moves the weights, as in a training. Rounds go through all
 variants in turn, forwards and backwards, and ratios are medians over rounds: load on the machine falls on all alike.
 
 - floor: network forwards counted, where backward costs two: 4 without and 4 + mu with generated end points, over 4.
 - reference: `benchmarks/reference_step.py`, the step as the published code writes it, in fp32.
+- compiled: the same step with `training.compile: true`, and the clock's seconds until its first step is done, which
+  compiles it, with no machine code kept from before.
 - arithmetic: convolutions and matrix products of the step and nothing else, on inputs of the same shapes, in the same
   precision: what no step with this network can be faster than. Measured with the other variants.
+- calls: tensor operations of a step, random draws and batch included.
 - peak: largest rate of a square matrix product on this device, in the network's precision.
 
 On one thread of a CPU all seconds are those the processor worked, else those of the clock.
@@ -24,6 +27,7 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -34,6 +38,7 @@ from typing import Any
 import torch
 from reference_step import ReferenceLearner, UnknownRecipe, channels_first
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcsearch.config import Experiment, find_experiment, load_experiment
@@ -61,6 +66,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-reference", action="store_true", help="leave out the published code's step")
+    parser.add_argument("--compiled", action="store_true", help="time compiled steps too")
     parser.add_argument("--json", type=Path, help="file to write")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
@@ -69,8 +75,11 @@ def main() -> None:
     batch = [] if arguments.batch_size is None else [f"training.batch_size={arguments.batch_size}"]
     assignments = [*arguments.set, *batch]
     variants = variants_of(load_experiment(find_experiment(arguments.experiment), assignments))
+    # Machine code that earlier runs have left would be taken.
+    folder = tempfile.TemporaryDirectory()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder.name
     try:
-        bench = Bench(variants, torch.device(arguments.device), with_reference=not arguments.no_reference)
+        bench = Bench(variants, torch.device(arguments.device), not arguments.no_reference, arguments.compiled)
     except UnknownRecipe as error:
         parser.error(f"{error}. Use --no-reference.")
     result = bench.run(arguments.rounds)
@@ -101,9 +110,12 @@ class Bench:
         experiments: The recipe under each coupling, by its name.
         device: Where to train.
         with_reference: Whether the published code's step is timed too.
+        with_compiled: Whether compiled steps are.
     """
 
-    def __init__(self, experiments: dict[str, Experiment], device: torch.device, *, with_reference: bool) -> None:
+    def __init__(
+        self, experiments: dict[str, Experiment], device: torch.device, with_reference: bool, with_compiled: bool
+    ) -> None:
         self.device = device
         # Of one thread the seconds it worked: those of the clock also hold what others did with its core.
         self.clock = 0 if device.type == "cpu" and torch.get_num_threads() == 1 else 1
@@ -118,6 +130,9 @@ class Bench:
             for name in (IC, "GC mu=0.5"):
                 learner = ReferenceLearner(experiments[name], device)
                 self.variants[f"reference {name}"] = self.stepper(experiments[name], learner.step)
+        for name in ("IC", "GC mu=0", "GC mu=0.5", "GC mu=1") if with_compiled else ():
+            compiled = with_training(experiments[name], compile=True)
+            self.variants[f"compiled {name}"] = self.stepper(compiled, Learner(compiled, device).step)
         self.calls = recorded_calls(self.first, device)
         for name in (IC, "GC mu=0.5"):
             rate = experiments[name].coupling.num_generated(training.batch_size, 0.0) / training.batch_size
@@ -151,8 +166,9 @@ class Bench:
 
     def run(self, rounds: int) -> dict[str, Any]:
         """Seconds and ratios of all variants."""
-        repeats, order = {}, list(self.variants)
+        repeats, order, first_seconds = {}, list(self.variants), {}
         for name in order:  # the first call also sets up, and compiles
+            first_seconds[name] = self.timed(name, 1)[1]
             self.timed(name, 2)
             seconds = self.timed(name, 1)[1]
             repeats[name] = max(1, round(MIN_ROUND_SECONDS / seconds))
@@ -169,14 +185,21 @@ class Bench:
                 "wall_seconds": statistics.median(pair[1] for pair in times[name]),
                 "to_ic": ratio(used[name], used[IC]),
             }
+            if name.startswith("compiled "):
+                row["first_seconds"] = first_seconds[name]
+                row["to_compiled_ic"] = ratio(used[name], used["compiled IC"])
             if name in self.experiments:
                 experiment = self.experiments[name]
                 size = experiment.training.batch_size
                 generated = experiment.coupling.num_generated(size, 0.5)
+                if not experiment.training.compile:
+                    row["operations"] = num_operations(self.variants[name])
                 row["floor"] = 1 + generated / size / 4
                 row["to_floor"] = row["to_ic"][0] / row["floor"]
                 if f"reference {name}" in used:
                     row["reference_to_it"] = ratio(used[f"reference {name}"], used[name])
+                if f"compiled {name}" in used:
+                    row["compiled_to_it"] = ratio(used[f"compiled {name}"], used[name])
                 if f"arithmetic {name}" in used:
                     row["arithmetic_to_it"] = ratio(used[f"arithmetic {name}"], used[name])
             rows.append(row)
@@ -263,9 +286,35 @@ def recorded_calls(experiment: Experiment, device: torch.device) -> Counter[tupl
     return counts
 
 
+class Count(TorchDispatchMode):
+    """Number of tensor operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.number += 1
+        return function(*args, **(kwargs or {}))
+
+
+def num_operations(run: Callable[[], object]) -> int:
+    """Tensor operations of a call."""
+    with Count() as count:
+        run()
+    return count.number
+
+
 def load_plain(experiment: Experiment) -> Experiment:
-    """The experiment without compilation, which would hide its layers."""
-    return with_section(experiment, training={**experiment.to_dict()["training"], "compile": False})
+    """The experiment without compilation, which would hide its operations."""
+    return with_training(experiment, compile=False)
+
+
+def with_training(experiment: Experiment, **settings: Any) -> Experiment:
+    """The experiment with other settings of its training."""
+    return with_section(experiment, training=experiment.to_dict()["training"] | settings)
 
 
 def training_middle(experiment: Experiment) -> int:
@@ -308,15 +357,28 @@ def show(result: dict[str, Any]) -> None:
     print(
         f"\n{result['experiment']}: {result['weights'] / 1e6:.3g} million weights, batch {result['batch_size']}, {kind}"
     )
-    print("| step | CPU ms | wall ms | to IC (quartiles) | floor | to IC / floor | reference / it | arithmetic / it |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| step | CPU ms | wall ms | to IC (quartiles) | floor | / floor | reference / it | arithmetic / it | calls |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in result["rows"]:
         middle, low, high = row["to_ic"]
         cells = [row["variant"], f"{row['cpu_seconds'] * 1e3:.4g}", f"{row['wall_seconds'] * 1e3:.4g}"]
         cells += [f"{middle:.3f} ({low:.3f} to {high:.3f})"]
         cells += [f"{row['floor']:.4g}", f"{row['to_floor']:.3f}"] if "floor" in row else ["", ""]
         cells += [f"{row[name][0]:.2f}" if name in row else "" for name in ("reference_to_it", "arithmetic_to_it")]
+        cells += [str(row.get("operations", ""))]
         print(f"| {' | '.join(cells)} |")
+    if any("compiled_to_it" in row for row in result["rows"]):
+        print("\n| step | compiled / it (quartiles) | compiled, to compiled IC | first compiled step, s |")
+        print("| --- | --- | --- | --- |")
+        by_name = {row["variant"]: row for row in result["rows"]}
+        for name, row in by_name.items():
+            if "compiled_to_it" in row:
+                middle, low, high = row["compiled_to_it"]
+                its = by_name[f"compiled {name}"]
+                cells = [f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{its['to_compiled_ic'][0]:.3f}"]
+                print(f"| {name} | {' | '.join(cells)} | {its['first_seconds']:.3g} |")
     print(
         f"\nIC step: {result['gflop_of_ic_step']:.4g} GFLOP, {result['gflop_per_second']:.4g} GFLOP/s, "
         f"{result['peak_share']:.0%} of this device's best matrix product "
