@@ -101,7 +101,6 @@ def weight_files() -> dict[str, Path]:
     return {file.name: folder / file.name for file in (VGG16, HEADS)}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch says nothing of its types
 def load_weights(device: torch.device) -> dict[str, Tensor]:
     """Weights of VGG16's convolutions and of the heads, read once per process and device; constants of a compiled step.
 

@@ -7,12 +7,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import Unsupported
 from torch.func import functional_call, grad_and_value
 
 from gcsearch.errors import ConfigError
 from gcsearch.science.couplings import Generator
 from gcsearch.science.objectives import Models, PreparedBatch, Recipe, TensorObjective
+from gcsearch.science.perceptual import load_weights
 
 
 class CompiledLoss:
@@ -43,6 +43,8 @@ class CompiledLoss:
                 gradients, value = grad_and_value(loss)(weights)
             return gradients, value
 
+        # They are read from a file. As a decorator it would import the compiler, which takes a second, everywhere.
+        torch.compiler.assume_constant_result(load_weights)  # type: ignore[no-untyped-call]
         # Isolated, since all trainings of a process share one limit of compilations otherwise.
         self.run = torch.compile(run, fullgraph=True, isolate_recompiles=True)  # type: ignore[call-overload]
 
@@ -54,6 +56,8 @@ class CompiledLoss:
         """
         if isinstance(self.coupling, Generator) and self.coupling.mu_end is not None:
             torch._dynamo.maybe_mark_dynamic(batch.chosen, 0)
+        from torch._dynamo.exc import Unsupported  # a second to import, which only compiled steps need
+
         try:
             gradients, loss = cast(tuple[dict[str, Tensor], Tensor], self.run(batch))
         except Unsupported as error:

@@ -29,7 +29,7 @@ NETWORKS: Final = 2
 def measure(experiment: Experiment, device: torch.device) -> tuple[float, float]:
     """Seconds per image of training, and seconds per generated sample of one of the NETWORKS that are evaluated.
 
-    The images are noise: a step costs the same on any. The network is not compiled, which would take minutes.
+    The images are noise: a step costs the same on any. Steps are not compiled, which would take minutes.
     """
     training, data = experiment.training, experiment.data
     plain = replace(experiment, training=replace(training, compile=False))

@@ -12,6 +12,7 @@ from gcsearch.errors import ConfigError
 from gcsearch.science.distances import PseudoHuber
 from gcsearch.science.randomness import draw_step
 from gcsearch.training import Trainer
+from gcsearch.training.distributed import Group, share_of
 from gcsearch.training.step import Learner
 
 CPU = torch.device("cpu")
@@ -55,18 +56,19 @@ def graphs():
     return counters["stats"]["unique_graphs"]
 
 
-def differences(experiment, examples, steps, tolerance=1e-5):
+def differences(experiment, examples, steps, tolerance=1e-5, group=None):
     """Compare loss, gradient and cost of compiled and plain steps; returns the losses."""
     training = dataclasses.replace(experiment.training, compile=False)
-    plain = Learner(dataclasses.replace(experiment, training=training), CPU, may_be_untrained=True)
-    compiled = Learner(experiment, CPU, may_be_untrained=True)
+    plain = Learner(dataclasses.replace(experiment, training=training), CPU, group, may_be_untrained=True)
+    compiled = Learner(experiment, CPU, group, may_be_untrained=True)
     batches = Batches(examples, training.batch_size, 0)
     losses = []
     for step in steps:
         draws = draw_step(0, step, training.batch_size, experiment.data.draw_source)
         found = []
         for learner in (plain, compiled):
-            (loss,), units = learner.differentiate(batches[step], draws, step)
+            own = share_of(learner.group, experiment.coupling, batches[step], draws)
+            (loss,), units = learner.differentiate(*own, step)
             modules = [learner.network] if learner.companion is None else [learner.network, learner.companion]
             weights = [weight for module in modules for weight in module.parameters()]
             assert all(weight.grad.stride() == weight.stride() for weight in weights)
@@ -165,6 +167,20 @@ def test_every_objective_and_coupling_is_one_graph(tiny, digits, name):
     differences(tiny(**RECIPES[name], **SHORT), digits, range(0, 20, 3))
     assert graphs() == 1
     assert not counters["graph_break"]
+
+
+class Second(Group):
+    """The second of three processes, as long as nobody waits for the others."""
+
+    rank, size = 1, 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("captured")
+def test_share_of_a_batch_is_one_graph_with_its_rows_dropout(tiny, digits):
+    training = SHORT["training"] | {"batch_size": 33}
+    differences(tiny(**CURRICULUM, **(SHORT | {"training": training})), digits, range(0, 20, 5), group=Second())
+    assert graphs() == 1
 
 
 @pytest.mark.slow

@@ -370,6 +370,7 @@ ALONE = """
 import sys
 from gcsearch.config import Experiment
 from gcsearch.training import Trainer
+assert "torch._dynamo" not in sys.modules, "a second to import"
 sections = {
     "name": "tiny", "data": {"name": "gaussians_2m2m", "num_points": 100}, "network": {"name": "mlp", "width": 8},
     "optimizer": {"name": "adam", "lr": 3e-2}, "ema": {"name": "power_warmup", "period": 1},
