@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from search_problems import PROBLEMS, Problem
+from search_problems import HELD_OUT, PROBLEMS, Problem
 
 from gcsearch.ledger import Ledger
 from gcsearch.tuning.replay import METRIC, simulate
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--problems", nargs="*", default=list(PROBLEMS))
+    parser.add_argument("--problems", nargs="*", default=list(PROBLEMS), help=f"also {', '.join(HELD_OUT)}")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     tasks = [(name, method, seed) for name in options.problems for method in METHODS for seed in range(options.seeds)]
@@ -89,7 +89,7 @@ def main() -> None:
 def _run(task: tuple[str, str, int]) -> list[float]:
     """Regret at each of FRACTIONS."""
     name, method, seed = task
-    problem = PROBLEMS[name]()
+    problem = (PROBLEMS | HELD_OUT)[name]()
     search, stopping = METHODS[method]
     ledger = simulate(
         problem.space,

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,38 @@ def _distance(left: Params, right: Params) -> float:
             total += 0.5 if None in (a, b) or isinstance(a, int) else 1.0
     return total
 
+
+def random_field(seed: int, misleading: float) -> Problem:
+    """A smooth random function of three numbers and a choice; early scores add another one, times `misleading`.
+
+    Both are sums of 200 random cosines whose covariance is a Gaussian of length 0.35 on the unit cube.
+    """
+    random = np.random.default_rng(seed)
+    places = {"a": 0.1, "b": 0.5, "c": 0.9}
+
+    def field() -> Callable[[NDArray[Any]], Any]:
+        frequencies, phases = random.standard_normal((200, 4)) / 0.35, random.uniform(0, 2 * np.pi, 200)
+        amplitudes = random.standard_normal(200) * math.sqrt(2 / 200)
+        return lambda x: np.cos(x @ frequencies.T + phases) @ amplitudes
+
+    final, passing = field(), field()
+
+    def score(params: Params, images: int) -> float:
+        x = np.array([params["x0"], params["x1"], params["x2"], places[params["kind"]]])
+        return float(final(x) + misleading * passing(x) * (1 - images / 81)) + 2 * math.exp(-images / 20)
+
+    points = random.uniform(size=(100_000, 4))
+    points[:, 3] = random.choice(list(places.values()), len(points))
+    space = {f"x{index}": {"min": 0.0, "max": 1.0} for index in range(3)} | {"kind": {"values": list(places)}}
+    best = float(final(points).min()) + 2 * math.exp(-81 / 20)
+    return Problem(space=space, horizon=81, min_images=3, best=best, score=score, noise=0.03)
+
+
+HELD_OUT: dict[str, Callable[[], Problem]] = {
+    f"random_field_{misleading:g}": partial(random_field, seed, misleading)
+    for seed, misleading in enumerate((0.3, 1.0, 2.0, 4.0))
+}
+"""Problems on which nothing was chosen; how much early scores mislead is in the name."""
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "hartmann3": lambda: hartmann(A3, P3, -3.86278),
