@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import FunctionType
 from typing import cast
 
 import torch
@@ -45,8 +46,9 @@ class CompiledLoss:
 
         # They are read from a file. As a decorator it would import the compiler, which takes a second, everywhere.
         torch.compiler.assume_constant_result(load_weights)  # type: ignore[no-untyped-call]
-        # Isolated, since all trainings of a process share one limit of compilations otherwise.
-        self.run = torch.compile(run, fullgraph=True, isolate_recompiles=True)  # type: ignore[call-overload]
+        # Graphs are counted by code object, and all trainings of a process would share one limit.
+        own = FunctionType(run.__code__.replace(), globals(), run.__name__, closure=run.__closure__)
+        self.run = torch.compile(own, fullgraph=True)
 
     def __call__(self, batch: PreparedBatch) -> Tensor:
         """Mean loss; its gradient replaces any that the weights had.
