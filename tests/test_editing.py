@@ -84,7 +84,7 @@ def test_the_command_edits_files_with_a_mask(model, tmp_path, monkeypatch):
     Image.fromarray(mask.numpy()).save(tmp_path / "mask.png")
 
     def edit(rule: str, **options):
-        plain = dict.fromkeys(("images", "mask", "num", "steps", "levels", "seed", "output"))
+        plain = dict.fromkeys(("images", "mask", "num", "steps", "levels", "gamma", "seed", "output"))
         sampling.sample_command(Path("model.pt"), edit=rule, **plain | options, as_json=True)
 
     edit("inpaint", images=tmp_path / "digit.png", mask=tmp_path / "mask.png", output=tmp_path / "out")
