@@ -210,9 +210,19 @@ class Engine:
         """What the sampler expects of every trial at the horizon, if the rule wants to know and the sampler can say."""
         if not self.stopping.is_by_expectation or len(self.objectives) > 1:
             return None
+        for known, num_events, expected in self._foreseen:
+            if known is state and num_events == state.num_events:
+                return expected
         trials = [record.trial for record in self._trials(state)]
         scores = self.sampler.expected(self._history(state, len(trials)))
-        return None if scores is None else dict(zip(trials, scores, strict=True))
+        expected = None if scores is None else dict(zip(trials, scores, strict=True))
+        self._foreseen[:] = [(state, state.num_events, expected)]
+        return expected
+
+    @cached_property
+    def _foreseen(self) -> list[tuple[StudyState, int, dict[str, float] | None]]:
+        """The last answer, since a driver asks more than once what is next before something happens."""
+        return []
 
     def paused(self, state: StudyState) -> list[TrialRecord]:
         """Trials that wait for the stopping rule to resume them."""
