@@ -59,3 +59,15 @@ def points() -> dict[str, Any]:
 def digits() -> Examples:
     """The digits, loaded once."""
     return Experiment.from_dict(DIGITS).data.load()
+
+
+@pytest.fixture
+def cpp_compiler():
+    """Skips without a C++ compiler, which torch.compile needs on a CPU."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        pytest.skip("torch.compile needs a C++ compiler")

@@ -41,14 +41,8 @@ def captured(monkeypatch):
 
 
 @pytest.fixture
-def built(monkeypatch, tmp_path):
+def built(monkeypatch, tmp_path, cpp_compiler):
     """Graphs are compiled to machine code."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        get_cpp_compiler()
-    except Exception:
-        pytest.skip("torch.compile needs a C++ compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
 

@@ -343,20 +343,9 @@ def test_bf16_trains_and_stays_close_to_fp32(tiny, digits):
     assert {value.dtype for value in weights(trainer).values()} == {torch.float32}
 
 
-def has_compiler():
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        return bool(get_cpp_compiler())
-    except Exception:
-        return False
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("plain_functions")
+@pytest.mark.usefixtures("plain_functions", "cpp_compiler")
 def test_a_compiled_training_has_the_same_losses(tiny, digits, tmp_path, monkeypatch):
-    if not has_compiler():
-        pytest.skip("torch.compile needs a C++ compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     network = {"dropout": 0.2}
     eager = losses(tiny(training={"num_images": 640}, network=network), digits)

@@ -164,7 +164,8 @@ class RungAwareBO(SearchSampler):
         finished = {history.group(one) for one in history.observations if history.rungs[-1] in one.scores}
         if history.within is None or known <= finished:
             return {}
-        return {history.within: history.group(_candidate(history, RandomChooser(seed, 0)))}
+        group = history.group(_candidate(history, RandomChooser(seed, 0)))
+        return {} if group is None else {history.within: group}
 
 
 def rank_agreement(history: History, rung: int) -> float:
