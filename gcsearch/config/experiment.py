@@ -47,8 +47,8 @@ class Training:
         num_images: Horizon: images seen by a full training. Every schedule is a function of images / num_images.
         batch_size: Images per step, over all workers.
         precision: Arithmetic inside the network.
-        compile: Compile a step's loss and gradient to one graph with torch.compile. Not for every objective:
-            `gcsearch.science.objectives.TensorObjective`.
+        compile: Compile a step with torch.compile: loss and gradient to one graph, what follows to another. Not for
+            every objective: `gcsearch.science.objectives.TensorObjective`.
         num_workers: Processes that share every batch. They train as one process would, up to the order of additions,
             so this is how a recipe is run and no part of it: fingerprints leave it out.
     """
@@ -220,6 +220,11 @@ class Experiment:
                 "training.compile",
                 f"must be false for the objective '{objective.name}', whose loss is not one function of tensors, got "
                 "true",
+            )
+        if self.training.compile and not self.optimizer.can_compile:
+            raise FieldError(
+                "training.compile",
+                f"must be false for the optimizer '{self.optimizer.name}', which has no method `moved`, got true",
             )
         if objective.num_conditions > self.network.max_conditions:
             raise FieldError(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gcsearch.registry import Component, Registry
 
 Betas = tuple[float, float]
+State = dict[str, Tensor]
 
 
 class Optimizer(Component, ABC):
@@ -26,6 +27,29 @@ class Optimizer(Component, ABC):
         One that follows PyTorch's protocol for `found_inf`, as its fused optimizers do, can pass over a step without
         telling the host (see `can_skip`); on a GPU, a training waits for the device in every step of any other.
         """
+
+    @property
+    def can_compile(self) -> bool:
+        """Whether a compiled step can hold the optimizer: whether it has a method `moved`."""
+        return type(self).moved is not Optimizer.moved
+
+    def factors(self, count: int) -> tuple[float, ...]:
+        """Numbers that `moved` is given in step number `count`, 1-based: all that depends on it."""
+        del count
+        return ()
+
+    def moved(self, weight: Tensor, gradient: Tensor, state: State, factors: Sequence[Tensor]) -> tuple[Tensor, State]:
+        """A weight after a step, and what else of its state has changed, as a function of tensors alone.
+
+        The same step as that of the optimizer from `build`, for a compiled training; both share the state.
+
+        Args:
+            weight: The weight.
+            gradient: Its gradient.
+            state: What the optimizer keeps for it, by name. The caller counts steps in ``step``, if it is there.
+            factors: What `factors` returned, as tensors.
+        """
+        raise NotImplementedError(f"optimizer '{self.name}' cannot be compiled")
 
 
 optimizers: Registry[Optimizer] = Registry("optimizer")
@@ -125,6 +149,37 @@ class Lion(Optimizer):
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return LionOptimizer(parameters, self.lr, self.betas, self.weight_decay)
 
+    def moved(self, weight: Tensor, gradient: Tensor, state: State, factors: Sequence[Tensor]) -> tuple[Tensor, State]:
+        del factors
+        (beta_1, beta_2), momentum = self.betas, state["exp_avg"]
+        update = (beta_1 * momentum + (1 - beta_1) * gradient).sign()
+        kept = beta_2 * momentum + (1 - beta_2) * gradient
+        return (1 - self.lr * self.weight_decay) * weight - self.lr * update, {"exp_avg": kept}
+
+
+EPS: Final = 1e-8
+"""Added to the root of the second moment, in Adam and its relatives."""
+
+
+def moments(gradient: Tensor, state: State, betas: Betas) -> State:
+    """Moments m and v after a step: beta_1 m + (1 - beta_1) g and beta_2 v + (1 - beta_2) g^2."""
+    (beta_1, beta_2), momentum, square = betas, state["exp_avg"], state["exp_avg_sq"]
+    return {
+        "exp_avg": momentum + (1 - beta_1) * (gradient - momentum),
+        "exp_avg_sq": beta_2 * square + (1 - beta_2) * gradient * gradient,
+    }
+
+
+def adam_factors(count: int, lr: float, betas: Betas) -> tuple[float, float]:
+    """Factors of step k = `count`: lr / (1 - beta_1^k) and sqrt(1 - beta_2^k)."""
+    return lr / (1 - betas[0] ** count), math.sqrt(1 - betas[1] ** count)
+
+
+def adam_update(new: State, factors: Sequence[Tensor]) -> Tensor:
+    """What Adam subtracts from a weight, from the moments and `adam_factors`."""
+    rate, root = factors
+    return rate * new["exp_avg"] / (new["exp_avg_sq"].sqrt() / root + EPS)
+
 
 @optimizers.register("adam")
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +196,13 @@ class Adam(Optimizer):
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
 
+    def factors(self, count: int) -> tuple[float, ...]:
+        return adam_factors(count, self.lr, self.betas)
+
+    def moved(self, weight: Tensor, gradient: Tensor, state: State, factors: Sequence[Tensor]) -> tuple[Tensor, State]:
+        new = moments(gradient + self.weight_decay * weight, state, self.betas)
+        return weight - adam_update(new, factors), new
+
 
 @optimizers.register("adamw")
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +218,13 @@ class AdamW(Optimizer):
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+
+    def factors(self, count: int) -> tuple[float, ...]:
+        return adam_factors(count, self.lr, self.betas)
+
+    def moved(self, weight: Tensor, gradient: Tensor, state: State, factors: Sequence[Tensor]) -> tuple[Tensor, State]:
+        new = moments(gradient, state, self.betas)
+        return (1 - self.lr * self.weight_decay) * weight - adam_update(new, factors), new
 
 
 class RAdamOptimizer(torch.optim.RAdam):
@@ -216,16 +285,24 @@ class RAdamOptimizer(torch.optim.RAdam):
         torch._foreach_mul_(squares, 1 - moves * (1 - beta_2))
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta_2)
         updates = torch._foreach_mul(momenta, moves)
-        factor = lr / (1 - beta_1**count)
-        longest = 2 / (1 - beta_2) - 1
-        length = longest - 2 * count * beta_2**count / (1 - beta_2**count)
-        if length > 5:
-            rectifier = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-            factor *= math.sqrt(rectifier * (1 - beta_2**count))
+        factor, is_rectified = radam_factors(count, lr, group["betas"])
+        if is_rectified:
             roots = torch._foreach_sqrt(squares)
             torch._foreach_add_(roots, group["eps"])
             torch._foreach_div_(updates, roots)
         torch._foreach_add_(weights, updates, alpha=-factor)
+
+
+def radam_factors(count: int, lr: float, betas: Betas) -> tuple[float, bool]:
+    """The number before the momentum in step number `count`, and whether the second moment divides it."""
+    beta_1, beta_2 = betas
+    factor = lr / (1 - beta_1**count)
+    longest = 2 / (1 - beta_2) - 1
+    length = longest - 2 * count * beta_2**count / (1 - beta_2**count)
+    if length <= 5:
+        return factor, False
+    rectifier = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    return factor * math.sqrt(rectifier * (1 - beta_2**count)), True
 
 
 @optimizers.register("radam")
@@ -242,3 +319,13 @@ class RAdam(Optimizer):
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return RAdamOptimizer(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+
+    def factors(self, count: int) -> tuple[float, ...]:
+        factor, is_rectified = radam_factors(count, self.lr, self.betas)
+        return factor, float(is_rectified)
+
+    def moved(self, weight: Tensor, gradient: Tensor, state: State, factors: Sequence[Tensor]) -> tuple[Tensor, State]:
+        factor, is_rectified = factors
+        new = moments(gradient + self.weight_decay * weight, state, self.betas)
+        divisor = torch.where(is_rectified > 0, new["exp_avg_sq"].sqrt() + EPS, 1.0)
+        return weight - factor * new["exp_avg"] / divisor, new

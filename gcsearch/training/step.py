@@ -15,7 +15,7 @@ from gcsearch.science.ema import update_average
 from gcsearch.science.objectives import Models, TensorObjective
 from gcsearch.science.optimizers import can_skip
 from gcsearch.science.randomness import StepDraws, derive_seed
-from gcsearch.training.compiled import CompiledLoss
+from gcsearch.training.compiled import CompiledLoss, CompiledUpdate
 from gcsearch.training.distributed import Group, share_of
 from gcsearch.training.pretrained import load_frozen, load_teacher, start_from, weights_sha256
 
@@ -84,6 +84,7 @@ class Learner:
         teacher_sha256: The same of the objective's teacher.
         guard: Looks after loss and gradients.
         compiled: The loss and its gradient as one graph, if the recipe asks for it.
+        compiled_update: What the gradient does to the weights as another; used from the second step on.
         waits: Whether every step waits until its loss and gradient are known to be finite. On a CPU that costs nothing.
             On a GPU, optimizers that can skip steps on the device do so once something is not finite, and so do the
             averages; `guard.check` says which step it was.
@@ -136,9 +137,12 @@ class Learner:
             teacher=None if teacher is None else teacher.function(teacher.network.to(device), experiment),
             companion=self.companion,
         )
-        self.compiled = None
+        self.compiled = self.compiled_update = None
         if experiment.training.compile and isinstance(objective, TensorObjective):
             self.compiled = CompiledLoss(objective, self.recipe, self.models, self.group.size)
+            settings = [experiment.optimizer, objective.companion_optimizer]
+            averages = [(average, self.network) for average in self.averages]
+            self.compiled_update = CompiledUpdate(list(zip(settings, self.optimizers, strict=False)), averages)
 
     def differentiate(self, data: Tensor, draws: StepDraws, step: int) -> tuple[list[Tensor], int]:
         """Losses of a share of a batch, divided by the number of shares, and their cost in forwards.
@@ -162,6 +166,21 @@ class Learner:
         """The network's optimizer, and the companion's if there is one."""
         return [self.optimizer] if self.companion_optimizer is None else [self.optimizer, self.companion_optimizer]
 
+    @property
+    def averages(self) -> list[nn.Module]:
+        """The averages of the network that there are, in the order of `decays`."""
+        return [average for average in (self.average, self.predictor_average, self.target) if average is not None]
+
+    def decays(self, step: int) -> list[float]:
+        """Weight of the old average in the update of each of `averages` after `step`, 0-based."""
+        training, rules = self.experiment.training, [self.experiment.ema]
+        if self.predictor_rule is not None:
+            rules.append(self.predictor_rule)
+        decays = [rule.decay(step + 1, training.batch_size) for rule in rules]
+        if self.target is not None:
+            decays.append(self.experiment.objective.target_decay(self.recipe, step, training.num_steps))
+        return decays
+
     def step(self, data: Tensor, draws: StepDraws, step: int) -> StepReport:
         """Move the weights once.
 
@@ -174,7 +193,6 @@ class Learner:
             TrialDiverged: Loss or gradient is not finite, in any process, and this learner waits. Weights, average and
                 optimizer are as they were. Every process raises it, because all see the same sums.
         """
-        training = self.experiment.training
         own_data, own_draws = share_of(self.group, self.recipe.coupling, data, draws)
         losses, num_forwards = self.differentiate(own_data, own_draws, step)
         gradients = gradients_of(self.network)
@@ -184,27 +202,34 @@ class Learner:
         # `full` and not `tensor`, whose copy to a GPU would wait for it.
         units = torch.full((), float(num_forwards), device=losses[0].device)
         self.group.add([*gradients, *further, *losses, units])
-        loss, norm = losses[0], nn.utils.get_total_norm(gradients)
-        total = sum(losses[1:], start=loss)
-        found = None
-        if not self.waits:
+        loss, total = losses[0], sum(losses[1:], start=losses[0])
+        # The first step sets up the optimizers' states.
+        if self.compiled_update is not None and all(optimizer.state for optimizer in self.optimizers):
+            norm, found = self.compiled_update(total, self.guard.found, self.decays(step))
+            self._look(step, total, norm, found if self.waits else None)
+        else:
+            norm = nn.utils.get_total_norm(gradients)
+            self._look(step, total, norm, ~torch.isfinite(total + norm) if self.waits else None)
+            self._move(step)
+        return StepReport(loss=loss, grad_norm=norm, forward_units=units)
+
+    def _look(self, step: int, total: Tensor, norm: Tensor, is_broken: Tensor | None) -> None:
+        """Have the guard look at a step; where it is known, and waited for, only at one that is not finite."""
+        if is_broken is None:
             self.guard.look(step, total, norm)
-            found = self.guard.found
-        elif not bool(torch.isfinite(total + norm)):
+        elif bool(is_broken):
             self.guard.look(step, total, norm)
             self.guard.check()
+
+    def _move(self, step: int) -> None:
+        """Move weights and averages, unless the guard has found something while nobody waited."""
+        found = None if self.waits else self.guard.found
         for optimizer in self.optimizers:
             if found is not None:
                 optimizer.found_inf = found  # type: ignore[attr-defined]
             optimizer.step()
-        update_average(self.average, self.network, self.experiment.ema.decay(step + 1, training.batch_size), found)
-        if self.predictor_rule is not None and self.predictor_average is not None:
-            decay = self.predictor_rule.decay(step + 1, training.batch_size)
-            update_average(self.predictor_average, self.network, decay, found)
-        if self.target is not None:
-            decay = self.experiment.objective.target_decay(self.recipe, step, training.num_steps)
-            update_average(self.target, self.network, decay, found)
-        return StepReport(loss=loss, grad_norm=norm, forward_units=units)
+        for average, decay in zip(self.averages, self.decays(step), strict=True):
+            update_average(average, self.network, decay, found)
 
 
 def gradients_of(module: nn.Module) -> list[Tensor]:

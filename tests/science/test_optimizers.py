@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gcsearch.science.optimizers import Adam, AdamW, Lion, RAdam, can_skip
+from gcsearch.science.optimizers import Adam, AdamW, Lion, RAdam, can_skip, optimizers
 
 START, GRADIENTS = [1.0, -2.0, 0.5], [[0.3, -1.0, 2.0], [-0.1, -0.5, -4.0], [0.7, 0.1, -0.2]]
 
@@ -92,6 +92,25 @@ def test_radam_that_may_skip_moves_as_pytorch_s_does_also_after_a_resume(weight_
     torch.testing.assert_close(
         optimizer.state_dict()["state"], plain.state_dict()["state"], rtol=1e-10, atol=1e-12, check_dtype=False
     )
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("name", optimizers)
+def test_moves_for_a_compiled_step_are_those_of_the_optimizer(name, weight_decay):
+    settings, draws = optimizers[name](lr=0.01, weight_decay=weight_decay), torch.Generator().manual_seed(0)
+    assert settings.can_compile
+    weight = nn.Parameter(torch.randn(40, generator=draws, dtype=torch.float64))
+    optimizer = settings.build([weight])
+    for count in range(1, 31):  # over the end of RAdam's steps that are not rectified
+        weight.grad = torch.randn(40, generator=draws, dtype=torch.float64)
+        before, state = weight.detach().clone(), copy.deepcopy(dict(optimizer.state[weight]))
+        optimizer.step()
+        if state:  # set up by the first step
+            factors = [torch.tensor(factor, dtype=torch.float64) for factor in settings.factors(count)]
+            moved, changed = settings.moved(before, weight.grad, state, factors)
+            torch.testing.assert_close(moved, weight.detach())
+            torch.testing.assert_close(changed, {key: optimizer.state[weight][key] for key in changed})
+            assert set(state) - set(changed) <= {"step"}
 
 
 def test_optimizers_that_cannot_skip_are_known():

@@ -1,15 +1,18 @@
-"""Compiled steps: one graph for a whole training, with the loss and the gradient of the step that is not compiled."""
+"""Compiled steps: two graphs for a whole training, which do what the step does that is not compiled."""
 
+import copy
 import dataclasses
 import functools
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
 from gcsearch.data.batches import Batches
-from gcsearch.errors import ConfigError
+from gcsearch.errors import ConfigError, TrialDiverged
 from gcsearch.science.distances import PseudoHuber
+from gcsearch.science.optimizers import Lion, Optimizer
 from gcsearch.science.randomness import draw_step
 from gcsearch.training import Trainer
 from gcsearch.training.distributed import Group, share_of
@@ -90,7 +93,7 @@ def test_new_levels_seeds_and_decays_compile_nothing_again(tiny, digits):
         trainer.train_step()
     assert len(stages) > 2
     trainer.evaluate()  # other batch sizes
-    assert graphs() == 1  # coupling, teacher, student and the backward pass
+    assert graphs() == 2  # coupling, teacher, student and the backward pass; norm, optimizer and average
     assert not counters["graph_break"]
 
 
@@ -100,7 +103,7 @@ def test_a_growing_share_of_generated_end_points_is_compiled_for_any_size_once(t
     trainer = Trainer(experiment := tiny(coupling={"mu": 0.1, "mu_end": 0.9}, **SHORT), examples=digits)
     for _ in range(experiment.training.num_steps):
         trainer.train_step()
-    assert graphs() == 1
+    assert graphs() == 2
     assert not counters["graph_break"]
 
 
@@ -110,7 +113,7 @@ def test_a_window_of_generated_end_points_has_one_graph_inside_and_one_outside(t
     trainer = Trainer(experiment := tiny(coupling={"start": 0.2, "end": 0.7}, **SHORT), examples=digits)
     for _ in range(experiment.training.num_steps):
         trainer.train_step()
-    assert graphs() == 2
+    assert graphs() == 2 + 1
 
 
 @pytest.mark.slow
@@ -161,6 +164,95 @@ def test_every_objective_and_coupling_is_one_graph(tiny, digits, name):
     differences(tiny(**RECIPES[name], **SHORT), digits, range(0, 20, 3))
     assert graphs() == 1
     assert not counters["graph_break"]
+
+
+def alike(experiment):
+    """Learners of the same training, plain and compiled."""
+    training = dataclasses.replace(experiment.training, compile=False)
+    return Learner(dataclasses.replace(experiment, training=training), CPU), Learner(experiment, CPU)
+
+
+def parts_of(learner):
+    """All that moves."""
+    names = ("network", "average", "predictor_average", "target", "companion", "optimizer", "companion_optimizer")
+    return {name: part for name in names if (part := getattr(learner, name)) is not None}
+
+
+def states(learner):
+    return copy.deepcopy({name: part.state_dict() for name, part in parts_of(learner).items()})
+
+
+MOVES = {
+    **{name: {"optimizer": {"name": name, "weight_decay": 0.1}} for name in ("lion", "adam", "adamw", "radam")},
+    "all averages": {
+        "objective": {"name": "original_consistency", "mu": 0.9, "s0": 4},
+        "timesteps": {"name": "square_root", "s0": 4, "s1": 20},
+        "coupling": {"name": "generator", "predictor_ema": [{"name": "power_warmup", "period": 3}]},
+    },
+    "companion": {"objective": "scm", "process": {"name": "trig"}, "optimizer": "radam"},
+}
+
+
+def check_moves(experiment, examples):
+    """Compare plain and compiled steps; half-way, each goes on from the other's state."""
+    plain, compiled = learners = alike(experiment)
+    batches = Batches(examples, 32, 0)
+    for step in range(16):
+        if step == 8:
+            first, second = states(plain), states(compiled)
+            for learner, stored in zip(learners, (second, first), strict=True):
+                for key, part in parts_of(learner).items():
+                    part.load_state_dict(stored[key])
+        draws = draw_step(0, step, 32, plain.experiment.data.draw_source)
+        expected, report = (learner.step(batches[step], draws, step) for learner in learners)
+        torch.testing.assert_close(report.grad_norm, expected.grad_norm, rtol=1e-4, atol=0)
+        torch.testing.assert_close(states(compiled), states(plain), rtol=1e-4, atol=1e-6)
+    assert graphs() == 2
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.usefixtures("captured")
+def test_compiled_steps_move_weights_averages_and_states_as_plain_ones_and_share_checkpoints(tiny, digits, name):
+    check_moves(tiny(**MOVES[name], **SHORT), digits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "companion"])
+@pytest.mark.usefixtures("built")
+def test_machine_code_moves_everything_as_plain_steps_do(tiny, digits, name):
+    check_moves(tiny(**MOVES[name], **SHORT), digits)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.usefixtures("captured")
+def test_a_compiled_step_that_is_not_finite_leaves_all_as_it_was(tiny, digits, waits):
+    learner = Learner(tiny(**MOVES["companion"], **SHORT), CPU)
+    learner.waits = waits
+    batches = Batches(digits, 32, 0)
+
+    def take(step, factor=1.0):
+        learner.step(batches[step] * factor, draw_step(0, step, 32, learner.experiment.data.draw_source), step)
+
+    for step in range(3):
+        take(step)
+    before = states(learner)
+    expected = (
+        pytest.raises(TrialDiverged, match=r"^step 4: loss is nan and gradient norm nan") if waits else nullcontext()
+    )
+    with expected:
+        take(3, float("nan"))
+    if not waits:
+        take(4)  # before anyone has looked
+        with pytest.raises(TrialDiverged, match=r"^step 4: loss is nan and gradient norm nan"):
+            learner.guard.check()
+    torch.testing.assert_close(states(learner), before, rtol=0, atol=0)
+
+
+def test_an_optimizer_without_moves_for_a_graph_is_refused(tiny, monkeypatch):
+    monkeypatch.setattr(Lion, "moved", Optimizer.moved)
+    with pytest.raises(ConfigError, match=r"training\.compile must be false for the optimizer 'lion', which has no"):
+        tiny(**SHORT)
 
 
 class Second(Group):
