@@ -79,6 +79,7 @@ class Learner:
         target: Its average that the student matches, if the objective keeps one.
         companion: The objective's own module, if it has one.
         companion_optimizer: Its optimizer.
+        weights: All that is trained.
         frozen_sha256: Digest of the frozen predictor's weights, if the coupling has one. The fingerprint of the
             experiment knows its path only.
         teacher_sha256: The same of the objective's teacher.
@@ -127,6 +128,8 @@ class Learner:
         if companion is not None:
             self.companion = companion.to(device)
             self.companion_optimizer = objective.companion_optimizer.build(self.companion.parameters())
+        modules = [self.network] if self.companion is None else [self.network, self.companion]
+        self.weights = [weight for module in modules for weight in module.parameters()]
         self.waits = device.type == "cpu" or not all(map(can_skip, self.optimizers))
         self.models = Models(
             online=experiment.function(self.network),
@@ -154,8 +157,8 @@ class Learner:
             batch = self.compiled.objective.prepare(self.recipe, data, draws, step, num_steps)
             return [self.compiled(batch)], self.compiled.objective.units(batch)
         terms = objective(self.recipe, self.models, data, draws, step, num_steps)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        for weight in self.weights:  # what `zero_grad` of the optimizers does, in less time
+            weight.grad = None
         beside = () if terms.beside is None else (terms.beside,)
         losses = [loss / self.group.size for loss in (terms.loss, *beside)]
         sum(losses[1:], start=losses[0]).backward()

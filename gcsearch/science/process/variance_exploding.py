@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gcsearch.science.preconditioning import Preconditioning, unit_variance
+from gcsearch.science.preconditioning import Preconditioning, per_example
 from gcsearch.science.process.base import Coefficients, Process, check_levels, processes
-from gcsearch.science.shapes import PerExample
+from gcsearch.science.shapes import Batch, PerExample
 
 
 @processes.register("ve")
@@ -36,5 +36,16 @@ class VarianceExploding(Process):
         return Coefficients(data=one, noise=sigma, data_derivative=zero, noise_derivative=one)
 
     def preconditioning(self, sigma: PerExample) -> Preconditioning:
-        one = torch.ones_like(sigma)
-        return unit_variance(one, sigma, one, sigma - self.sigma_min, sigma.log() / 4, self.sigma_data)
+        # As `unit_variance`, to the same bits, without its products with ones: of operations on one number per example,
+        # only how many there are counts. A number divided by a tensor would be rounded twice, and f not the identity.
+        variance, boundary = self.sigma_data**2, sigma - self.sigma_min
+        scale = (sigma.square() + variance).rsqrt()
+        return Preconditioning(
+            skip=torch.full_like(sigma, variance) / (boundary.square() + variance),
+            out=boundary * self.sigma_data * scale,
+            scale=scale,
+            conditioning=sigma.log() / 4,
+        )
+
+    def add_noise(self, data: Batch, noise: Batch, sigma: PerExample) -> Batch:
+        return data + per_example(sigma, data) * noise

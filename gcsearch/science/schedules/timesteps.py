@@ -60,7 +60,7 @@ class GridTimesteps(Timesteps, ABC):
     ) -> tuple[PerExample, PerExample]:
         grid, probabilities = _discretisation(process, levels, self.levels_at(step, num_steps), uniforms.device)
         index = interval_indices(uniforms, probabilities)
-        return grid[index], grid[index + 1]
+        return grid.index_select(0, index), grid.index_select(0, index + 1)
 
     def stage(self, step: int, num_steps: int) -> dict[str, float]:
         return {"num_levels": float(self.levels_at(step, num_steps))}
