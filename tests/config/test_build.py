@@ -10,7 +10,7 @@ import pytest
 import gcsearch.config
 import gcsearch.tuning.spec
 from gcsearch.config import Document, build, build_settings
-from gcsearch.config.experiment import Evaluation, Training
+from gcsearch.config.sections import Evaluation, Training
 from gcsearch.errors import ConfigError
 from gcsearch.registry import registries, spec
 from gcsearch.science.couplings import Generator

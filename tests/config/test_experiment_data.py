@@ -9,7 +9,7 @@ import pytest
 
 from gcsearch.config import Experiment, load_experiment, read_document
 from gcsearch.config.documents import dump_yaml
-from gcsearch.config.experiment import Training
+from gcsearch.config.sections import Training
 from gcsearch.errors import ConfigError
 from gcsearch.registry import registries, spec
 from gcsearch.science.couplings import Generator

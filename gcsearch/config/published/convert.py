@@ -8,10 +8,10 @@ from typing import Any
 
 from gcsearch.config.build import build, build_settings
 from gcsearch.config.documents import Document, KeyPath, dump_yaml
-from gcsearch.config.experiment import Evaluation, Training
 from gcsearch.config.published import keys, model, training
 from gcsearch.config.published.keys import NetworkConfig, TopLevel, TrainConfig
 from gcsearch.config.published.notes import Mapped, Note, Section, inline
+from gcsearch.config.sections import Evaluation, Training
 from gcsearch.errors import ConfigError
 from gcsearch.registry import registries
 
