@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from gcsearch.config import Document, Experiment
@@ -300,6 +301,7 @@ class FixedChooser:
         return self.otherwise.option(name, node) if self.otherwise else node.options[0].label
 
 
+@lru_cache(maxsize=4096)
 def parameter_key(name: str) -> str:
     """Dotted key of a node's unique name: ``optimizer[lion].lr`` is ``optimizer.lr``."""
     key, depth = "", 0

@@ -57,7 +57,11 @@ def covariance(kernel, left, left_rung, right, right_rung):
     """As in `Kernel`, one pair at a time."""
     apart = [math.dist(left / lengths[DIMENSIONS], right / lengths[DIMENSIONS]) for lengths in kernel.lengths]
     mixed = kernel.lasting * matern(apart[0])
-    mixed += (1 - kernel.lasting) * kernel.kinship ** abs(int(left_rung) - int(right_rung)) * matern(apart[1])
+    mixed += (
+        (1 - kernel.lasting)
+        * math.prod(kernel.kinships[min(left_rung, right_rung) : max(left_rung, right_rung)])
+        * matern(apart[1])
+    )
     return kernel.amplitudes[left_rung] * kernel.amplitudes[right_rung] * mixed
 
 
@@ -77,7 +81,7 @@ def test_the_likelihood_is_that_of_a_normal_distribution():
     targets = (data.scores - data.scores.mean()) / data.scores.std()
     loss, begin = likelihood(data, targets)
     theta = some_theta(begin)
-    widths = np.array([LENGTH] * 6 + [NOISE, SHARE, SHARE] + [AMPLITUDE] * 2)
+    widths = np.array([LENGTH] * 6 + [NOISE] + [SHARE] * 3 + [AMPLITUDE] * 2)
     kernel = Kernel.unpacked(theta, 3)
     log_density = multivariate_normal(np.zeros(12), full_covariance(kernel, data)).logpdf(targets)
     expected = -log_density - 6 * math.log(2 * math.pi) + 0.5 * (((theta - begin) / widths) ** 2).sum()
@@ -106,6 +110,7 @@ def test_the_posterior_is_the_conditional_of_a_normal_distribution():
     solved = np.linalg.solve(full_covariance(process.kernel, data), cross.T).T
     centred = data.scores - data.scores.mean()
     np.testing.assert_allclose(mean, data.scores.mean() + (solved @ centred)[:5], rtol=1e-6)
+    np.testing.assert_array_equal(process.mean(points, 2), mean)
     contrast = np.eye(5, 20)
     contrast[:, 5:] -= 1 / 15  # less the average over the known places
     variance = np.diag(contrast @ (prior - solved @ cross.T) @ contrast.T)
@@ -142,10 +147,19 @@ def test_rungs_that_agree_are_learned_to_be_related_and_others_not():
     def unrelated(x, rung):
         return score(x, 0) if rung == 0 else math.sin(5 * (1 - x[1]) + 2 * rung) + x[2]
 
-    agreeing = RungProcess(observed(60, score=score)).kernel.relation(2)
-    opposed = RungProcess(observed(60, score=unrelated)).kernel.relation(2)
+    agreeing = RungProcess(observed(60, score=score)).kernel.relation(0, 2)
+    opposed = RungProcess(observed(60, score=unrelated)).kernel.relation(0, 2)
     assert agreeing > 0.7
     assert opposed < 0.5
+
+
+def test_rungs_that_agree_may_all_be_wrong_about_the_last():
+    def misled(x, rung):
+        return math.sin(5 * x[1]) if rung < 2 else math.sin(5 * x[0]) + x[2]
+
+    kernel = RungProcess(observed(60, score=misled)).kernel
+    assert kernel.relation(0, 1) > 0.7
+    assert kernel.relation(1, 2) < 0.5
 
 
 def test_what_matters_early_only_is_told_from_what_lasts():
@@ -170,13 +184,12 @@ def test_the_fit_takes_the_scores_of_the_highest_rungs():
 
 def test_two_options_are_one_apart_and_what_is_missing_is_in_the_middle():
     encoder = Encoder(TREE)
-    names = [name for name, _ in encoder._columns]
     drawn = [known(TREE.draw(RandomChooser(0, number), BASE)[0], {}) for number in range(60)]
     features = encoder.features(drawn)
-    kind = np.flatnonzero(encoder.dimensions == encoder.dimensions[names.index("tree.kind")])
+    kind = np.flatnonzero(encoder.dimensions == encoder.dimensions[encoder._columns["tree.kind"][0]])
     a, b = (next(i for i, one in enumerate(drawn) if one.units["tree.kind"] == kind) for kind in (0, 1))
     assert math.dist(features[a, kind], features[b, kind]) == pytest.approx(1.0)
-    depth = names.index("tree.kind[a].depth")
+    depth = encoder._columns["tree.kind[a].depth"][0]
     assert features[b, depth] == 0.5
     assert features.min() >= 0
     assert features.max() <= 1

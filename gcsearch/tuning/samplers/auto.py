@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from gcsearch.tuning.samplers.base import (
     Drawn,
@@ -72,6 +74,10 @@ class RungAwareBO(SearchSampler):
             raise ValueError(f"num_candidates must be at least {PARENTS}, got {self.num_candidates}")
 
     def chooser(self, history: History) -> Chooser:
+        with _one_thread():
+            return self._suggested(history)
+
+    def _suggested(self, history: History) -> Chooser:
         random = history.generator(1)
         by_chance = RandomChooser(history.seed, history.number)
         rungs = spaced(history.rungs)
@@ -83,7 +89,7 @@ class RungAwareBO(SearchSampler):
         if doubt > agreement:
             return by_chance
         process = self._process(history, encoder, rungs)
-        if doubt > process.kernel.relation(horizon - known):
+        if doubt > process.kernel.relation(known, horizon):
             return by_chance
         kappa = random.exponential()
         under_way = [one for one in history.observations if one.is_running and not one.scores]
@@ -101,8 +107,9 @@ class RungAwareBO(SearchSampler):
         if self._highest_known(history, rungs) is None:
             return None
         encoder = Encoder(history.space)
-        process = self._process(history, encoder, rungs)
-        return [float(mean) for mean in process.posterior(encoder.features(history.observations), len(rungs) - 1)[0]]
+        with _one_thread():
+            process = self._process(history, encoder, rungs)
+            return [float(mean) for mean in process.mean(encoder.features(history.observations), len(rungs) - 1)]
 
     def _process(self, history: History, encoder: Encoder, rungs: Sequence[int]) -> RungProcess:
         """The model of what is known. The last one is kept: a suggestion often follows a look at waiting trials."""
@@ -166,6 +173,17 @@ class RungAwareBO(SearchSampler):
             return {}
         group = history.group(_candidate(history, RandomChooser(seed, 0)))
         return {} if group is None else {history.within: group}
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """Linear algebra on one thread: more of them spin while they wait, and take the cores from the trials."""
+    limit: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
+    return limit
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def rank_agreement(history: History, rung: int) -> float:

@@ -31,24 +31,23 @@ class Encoder:
     """
 
     def __init__(self, space: Space) -> None:
-        self._columns: list[tuple[str, int | None]] = []
-        dimensions = []
+        self._columns: dict[str, tuple[int, bool]] = {}
+        dimensions: list[int] = []
         for dimension, (name, node) in enumerate(nodes_of(space).items()):
-            options = range(len(node.options)) if isinstance(node, Choice) else [None]
-            self._columns += [(name, option) for option in options]
-            dimensions += [dimension] * len(options)
+            self._columns[name] = (len(dimensions), isinstance(node, Choice))
+            dimensions += [dimension] * (len(node.options) if isinstance(node, Choice) else 1)
         self.dimensions: Integers = np.array(dimensions, dtype=np.int64)
+        self._empty = np.zeros(len(dimensions))
+        self._empty[[column for column, is_choice in self._columns.values() if not is_choice]] = 0.5
 
     def features(self, trials: Sequence[Observation]) -> Floats:
         """(trials, features)."""
-        rows = [[_feature(trial.units.get(name), option) for name, option in self._columns] for trial in trials]
-        return np.array(rows, dtype=np.float64).reshape(len(trials), len(self._columns))
-
-
-def _feature(unit: float | None, option: int | None) -> float:
-    if option is None:
-        return 0.5 if unit is None else unit
-    return math.sqrt(0.5) if unit == option else 0.0
+        features = np.tile(self._empty, (len(trials), 1))
+        for row, trial in zip(features, trials, strict=True):
+            for name, unit in trial.units.items():
+                column, is_choice = self._columns[name]
+                row[column + int(unit) if is_choice else column] = math.sqrt(0.5) if is_choice else unit
+        return features
 
 
 def spaced(rungs: Sequence[int]) -> list[int]:

@@ -58,36 +58,43 @@ class Observed:
 class Kernel:
     """Covariance of the scores of two trials at two rungs.
 
-        cov(f_i(x), f_j(y)) = a_i a_j (w M(x, y; l) + (1 - w) c^|i - j| M(x, y; l'))
+        cov(f_i(x), f_j(y)) = a_i a_j (w M(x, y; l) + (1 - w) c_(i+1) ... c_j M(x, y; l'))    for i <= j
 
     with M the Matern kernel of smoothness 5/2. What lasts from the first rung to the last and what passes have length
-    scales of their own: a parameter that only sets how fast a training is matters early and not in the end.
+    scales of their own: a parameter that only sets how fast a training is matters early and not in the end. Rungs that
+    agree with each other may all be wrong about the last one, so every rung has a kinship of its own with the next.
 
     Attributes:
         lengths: (2, dimensions) l and l'.
         noise: Variance of a score around f at the first rung; a_i^2 times as much at rung i.
         lasting: w in (0, 1).
-        kinship: c in (0, 1).
+        kinships: (rungs - 1,) c in (0, 1), from the second rung on.
         amplitudes: (rungs,) a, 1 at the first.
     """
 
     lengths: Floats
     noise: float
     lasting: float
-    kinship: float
+    kinships: Floats
     amplitudes: Floats
 
     @classmethod
     def unpacked(cls, theta: Floats, num_dimensions: int) -> Kernel:
         """From the logarithms and logits that are fitted."""
         lengths, rest = np.exp(theta[: 2 * num_dimensions]), theta[2 * num_dimensions :]
-        lasting, kinship = 1 / (1 + np.exp(-rest[1:3]))
-        amplitudes = np.concatenate([[1.0], np.exp(rest[3:])])
-        return cls(lengths.reshape(2, -1), math.exp(rest[0]), float(lasting), float(kinship), amplitudes)
+        above = (len(rest) - 2) // 2
+        shares = 1 / (1 + np.exp(-rest[1 : above + 2]))
+        amplitudes = np.concatenate([[1.0], np.exp(rest[above + 2 :])])
+        return cls(lengths.reshape(2, -1), math.exp(rest[0]), float(shares[0]), shares[1:], amplitudes)
 
-    def relation(self, gap: int) -> float:
-        """Correlation of f at rungs that are `gap` apart."""
-        return self.lasting + (1 - self.lasting) * self.kinship**gap
+    def relation(self, low: int, high: int) -> float:
+        """Correlation of f at two rungs."""
+        return self.lasting + (1 - self.lasting) * float(self.kinships[low:high].prod())
+
+    def kin(self, left_rungs: Integers, right_rungs: Integers) -> Floats:
+        """Correlation of what passes, between two lists of rungs, (m, n)."""
+        steps = np.concatenate([[0.0], np.cumsum(-np.log(self.kinships))])
+        return np.asarray(np.exp(-np.abs(steps[left_rungs][:, None] - steps[right_rungs][None, :])))
 
     def between(
         self, dimensions: Integers, left: Floats, left_rungs: Integers, right: Floats, right_rungs: Integers
@@ -96,8 +103,7 @@ class Kernel:
         lasting, passing = (
             _matern(_squares(left / lengths, right / lengths))[0] for lengths in self.lengths[:, dimensions]
         )
-        gap = np.abs(left_rungs[:, None] - right_rungs[None, :])
-        mixed = self.lasting * lasting + (1 - self.lasting) * self.kinship**gap * passing
+        mixed = self.lasting * lasting + (1 - self.lasting) * self.kin(left_rungs, right_rungs) * passing
         return np.asarray(self.amplitudes[left_rungs][:, None] * mixed * self.amplitudes[right_rungs][None, :])
 
 
@@ -118,9 +124,9 @@ class RungProcess:
 
     def __init__(self, observed: Observed) -> None:
         self.observed = observed
-        self.mean = float(observed.scores.mean())
+        self.average = float(observed.scores.mean())
         self.scale = float(observed.scores.std()) or 1.0
-        self.targets = (observed.scores - self.mean) / self.scale
+        self.targets = (observed.scores - self.average) / self.scale
         loss, theta = likelihood(observed, self.targets)
         limits = [(at - 4, at + 4) for at in theta]
         found = minimize(loss, theta, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": FIT_STEPS})
@@ -146,6 +152,11 @@ class RungProcess:
         believed._condition(np.concatenate([self._features, features]), np.concatenate([self._rungs, at]))
         return believed
 
+    def mean(self, features: Floats, rung: int) -> Floats:
+        """Mean of f at a rung, without its offset, (m,), in units of the scores."""
+        covariance = self._covariance(features, np.full(len(features), rung))
+        return np.asarray(self.average + self.scale * (covariance @ self._weights))
+
     def posterior(self, features: Floats, rung: int) -> tuple[Floats, Floats]:
         """Mean and standard deviation of f at a rung, without its offset, (m,) each, in units of the scores.
 
@@ -166,7 +177,7 @@ class RungProcess:
         average = float(prior[m:].mean() - common @ common)
         own = self.kernel.amplitudes[rung] ** 2 - (half[:, :m] ** 2).sum(axis=0)
         variance, cross = np.maximum(own - 2 * shared + average, JITTER), cross[:m]
-        return self.mean + self.scale * (cross @ self._weights), self.scale * np.sqrt(variance)
+        return self.average + self.scale * (cross @ self._weights), self.scale * np.sqrt(variance)
 
     def _covariance(self, features: Floats, rungs: Integers) -> Floats:
         """Of f at some places and at the known ones, (m, n)."""
@@ -193,11 +204,13 @@ def likelihood(observed: Observed, targets: Floats) -> tuple[Callable[[Floats], 
     squares = np.zeros((d, n * n))
     for column, dimension in enumerate(observed.dimensions):
         squares[dimension] += ((features[:, column, None] - features[None, :, column]) ** 2).ravel()
-    gap = np.abs(rungs[:, None] - rungs[None, :])
+    is_same = rungs[:, None] == rungs[None, :]
     at_rung = (rungs[None, :] == np.arange(1, above + 1)[:, None]).astype(np.float64)
+    is_above = rungs[None, :] >= np.arange(1, above + 1)[:, None]
+    parted = (is_above[:, :, None] != is_above[:, None, :]).astype(np.float64).reshape(above, n * n)
     # half the diagonal of the cube: about as far apart as two random trials are
-    begin = np.array([math.log(0.5 * math.sqrt(d))] * (2 * d) + [math.log(0.03), 0.0, 0.0] + [0.0] * above)
-    widths = np.array([LENGTH] * (2 * d) + [NOISE, SHARE, SHARE] + [AMPLITUDE] * above)
+    begin = np.array([math.log(0.5 * math.sqrt(d))] * (2 * d) + [math.log(0.03), 0.0] + [0.0] * (2 * above))
+    widths = np.array([LENGTH] * (2 * d) + [NOISE] + [SHARE] * (1 + above) + [AMPLITUDE] * above)
 
     def loss(theta: Floats) -> tuple[float, Floats]:
         kernel = Kernel.unpacked(theta, d)
@@ -205,23 +218,23 @@ def likelihood(observed: Observed, targets: Floats) -> tuple[Callable[[Floats], 
         (lasting, lasting_slope), (passing, passing_slope) = (
             _matern((one**-2 @ squares).reshape(n, n)) for one in kernel.lengths
         )
-        outer, related = np.outer(amplitude, amplitude), kernel.kinship**gap
+        outer, related = np.outer(amplitude, amplitude), kernel.kin(rungs, rungs)
         first, second = kernel.lasting * outer, (1 - kernel.lasting) * outer * related
         smooth, noise = first * lasting + second * passing, kernel.noise * amplitude**2
-        root = cholesky(smooth + OFFSET_VARIANCE * (gap == 0) + np.diag(noise + JITTER), lower=True, check_finite=False)
+        root = cholesky(smooth + OFFSET_VARIANCE * is_same + np.diag(noise + JITTER), lower=True, check_finite=False)
         weights = cho_solve((root, True), y, check_finite=False)
         lower = np.tril(dpotri(root, lower=1)[0])
         inner = lower + np.tril(lower, -1).T - np.outer(weights, weights)  # twice the derivative by the matrix
         on_noise = np.diag(inner) * noise
         mixing = kernel.lasting * (1 - kernel.lasting) * float((inner * outer * (lasting - related * passing)).sum())
-        fading = (1 - kernel.kinship) * float((inner * second * gap * passing).sum())
+        fading = (1 - kernel.kinships) * (parted @ (inner * second * passing).ravel())
         by_rung = at_rung @ ((inner * smooth).sum(axis=1) + on_noise)
         by_length = (
             length**-2 * (squares @ (inner * part * slope).ravel())
             for length, part, slope in zip(kernel.lengths, (first, second), (lasting_slope, passing_slope), strict=True)
         )
         gradient = np.concatenate(
-            [*(0.5 * one for one in by_length), 0.5 * np.array([on_noise.sum(), mixing, fading]), by_rung]
+            [*(0.5 * one for one in by_length), 0.5 * np.array([on_noise.sum(), mixing]), 0.5 * fading, by_rung]
         )
         away = (theta - begin) / widths
         value = 0.5 * float(y @ weights) + float(np.log(np.diag(root)).sum()) + 0.5 * float(away @ away)
