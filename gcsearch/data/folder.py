@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gcsearch.data.base import datasets
 from gcsearch.data.conversion import Source
-from gcsearch.data.decoding import Decoder, Filter
 from gcsearch.data.image_files import open_collection
 from gcsearch.data.image_set import OwnImages, decoded
 
@@ -20,23 +19,10 @@ class Folder(OwnImages):
 
     Attributes:
         path: Folder or zip archive, absolute or relative to the working folder.
-        resolution: Height and width: the shorter side is resized to it, then the centre is cut out.
-        channels: 3 for RGB, 1 for grey.
-        filter: How to resize.
     """
 
     path: str = "images"
-    resolution: int = 32
-    channels: int = 3
-    filter: Filter = "lanczos"
     wanted = "a folder of images, or a zip archive"
-
-    def __post_init__(self) -> None:
-        check_own(self.path, self.resolution, self.channels)
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return (self.channels, self.resolution, self.resolution)
 
     @property
     def file_stem(self) -> str:
@@ -44,18 +30,7 @@ class Folder(OwnImages):
 
     def open_source(self, path: Path, *, trust: bool) -> Source:
         del trust
-        decoder = Decoder(resolution=self.resolution, channels=self.channels, filter=self.filter, upright=True)
-        return decoded(open_collection(path), decoder, "your own images")
-
-
-def check_own(path: str, resolution: int, channels: int) -> None:
-    """Reject settings that mean nothing."""
-    if not path.strip():
-        raise ValueError(f"path must not be empty, got {path!r}")
-    if resolution < 1:
-        raise ValueError(f"resolution must be at least 1, got {resolution}")
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
+        return decoded(open_collection(path), self.decoder, "your own images")
 
 
 def own_stem(kind: str, location: Path, resolution: int, *settings: object) -> str:

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from gcsearch.data.base import Dataset, Examples
 from gcsearch.data.conversion import Progress, Source, convert
-from gcsearch.data.decoding import Decoder
+from gcsearch.data.decoding import Decoder, Filter
 from gcsearch.data.image_files import Collection
 from gcsearch.data.store import SUFFIX, StoredImages, open_images
 from gcsearch.errors import DataError
@@ -133,15 +133,39 @@ class ImageSet(Dataset):
         return f"not verified: {count:,} images instead of {self.num_published:,}"
 
 
+@dataclass(frozen=True, kw_only=True)
 class OwnImages(ImageSet):
     """Images of the user's, named by a path in the experiment.
 
     Attributes:
-        path: Where they are; a field of every subclass.
+        path: Where they are, absolute or relative to the working folder.
+        resolution: Height and width: the shorter side is resized to it, then the centre is cut out.
+        channels: 3 for RGB, 1 for grey.
+        filter: How to resize.
     """
 
     path: str
+    resolution: int = 32
+    channels: int = 3
+    filter: Filter = "lanczos"
     licence = "yours"
+
+    def __post_init__(self) -> None:
+        if not self.path.strip():
+            raise ValueError(f"path must not be empty, got {self.path!r}")
+        if self.resolution < 1:
+            raise ValueError(f"resolution must be at least 1, got {self.resolution}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return (self.channels, self.resolution, self.resolution)
+
+    @property
+    def decoder(self) -> Decoder:
+        """What makes an array of a file's bytes."""
+        return Decoder(resolution=self.resolution, channels=self.channels, filter=self.filter, upright=True)
 
     @property
     def location(self) -> Path:

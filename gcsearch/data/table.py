@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from gcsearch.data.base import datasets
 from gcsearch.data.conversion import Pixels, Source
-from gcsearch.data.decoding import Decoder, Filter
-from gcsearch.data.folder import check_own, own_stem
+from gcsearch.data.decoding import Decoder
+from gcsearch.data.folder import own_stem
 from gcsearch.data.image_files import identity_of
 from gcsearch.data.image_set import OwnImages
 from gcsearch.errors import DataError
@@ -34,24 +34,11 @@ class Table(OwnImages):
     Attributes:
         path: File, folder of such files, or a pattern such as ``data/train-*.parquet``.
         column: Column that holds the images.
-        resolution: Height and width: the shorter side is resized to it, then the centre is cut out.
-        channels: 3 for RGB, 1 for grey.
-        filter: How to resize.
     """
 
     path: str = "images.parquet"
     column: str = "image"
-    resolution: int = 32
-    channels: int = 3
-    filter: Filter = "lanczos"
     wanted = "a Parquet or Arrow file, a folder of them, or a pattern such as 'data/train-*.parquet'"
-
-    def __post_init__(self) -> None:
-        check_own(self.path, self.resolution, self.channels)
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return (self.channels, self.resolution, self.resolution)
 
     @property
     def file_stem(self) -> str:
@@ -61,7 +48,6 @@ class Table(OwnImages):
         del trust
         files = find_files(path)
         counts = [_count(file, self.column) for file in files]
-        decoder = Decoder(resolution=self.resolution, channels=self.channels, filter=self.filter, upright=True)
         states = [file.stat() for file in files]
 
         def read(start: int) -> Iterator[Pixels]:
@@ -70,7 +56,7 @@ class Table(OwnImages):
                 skip = min(max(0, start - position), count)
                 position += count
                 if skip < count:
-                    yield from _decode(file, self.column, skip, decoder)
+                    yield from _decode(file, self.column, skip, self.decoder)
 
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         return Source(
@@ -81,7 +67,7 @@ class Table(OwnImages):
                 f"{file.name}\0{state.st_size}\0{state.st_mtime_ns}" for file, state in zip(files, states, strict=True)
             ),
             verification="your own images",
-            preprocessing=str(decoder),
+            preprocessing=str(self.decoder),
             read=read,
         )
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gcsearch.ablations import AXES, Axis
 from gcsearch.analysis.ablation import AXIS_NAMES, CAPTION, AblationResults, verdict_text
-from gcsearch.analysis.report.study_tables import failures_table
+from gcsearch.analysis.report.study_tables import COSTS, curves_table, failures_table
 from gcsearch.analysis.report.tables import Column, Table
 from gcsearch.analysis.results import StudyResults
 from gcsearch.analysis.wording import metric_title, state_name
@@ -15,7 +15,6 @@ from gcsearch.ledger import TrialRecord
 from gcsearch.statistics import Interval
 
 SHORT: Final = {"images": "", "cost/forward_units": "_at_equal_forward_units", "cost/train_seconds": "_at_equal_time"}
-COSTS: Final = ("cost/train_seconds", "cost/forward_units")
 PARTS: Final = {
     "training": "training seed",
     "sampling": "latents, all trainings alike",
@@ -30,7 +29,7 @@ def ablation_tables(results: StudyResults, found: AblationResults) -> list[Table
         verdicts_table(found),
         arms_table(results, found),
         trainings_table(results),
-        curves_table(results),
+        curves_table(results, results.searched(), ("arm", "seed")),
         failures_table(results),
         noise_table(found),
     ]
@@ -178,30 +177,6 @@ def trainings_table(results: StudyResults) -> Table:
         for record in results.searched()
     ]
     return Table(name="trainings", title="Every training", columns=columns, rows=rows, num_shown=12)
-
-
-def curves_table(results: StudyResults) -> Table:
-    """Every score at every evaluation."""
-    columns = (
-        Column(key="arm", heading="arm"),
-        Column(key="seed", heading="seed"),
-        Column(key="images", heading="images"),
-        Column(key="value", heading=metric_title(results)),
-        Column(key=COSTS[0], heading="training (s)", digits=3),
-        Column(key=COSTS[1], heading="network evaluations", digits=3),
-    )
-    rows = [
-        {
-            "arm": record.arm,
-            "seed": record.seed,
-            "images": result.images,
-            "value": result.metrics.get(results.metric),
-            **{cost: result.metrics.get(cost) for cost in COSTS},
-        }
-        for record in results.searched()
-        for result in record.results
-    ]
-    return Table(name="curves", title="Scores over training", columns=columns, rows=rows)
 
 
 def noise_table(found: AblationResults) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from gcsearch.analysis.importance import Importance, Interaction
@@ -14,6 +14,8 @@ from gcsearch.analysis.wording import metric_title, objective_title, state_name
 from gcsearch.fronts import values_of
 from gcsearch.ledger import TrialRecord
 from gcsearch.tracking.names import short_names
+
+COSTS: Final = ("cost/train_seconds", "cost/forward_units")
 
 
 def study_tables(
@@ -42,7 +44,7 @@ def study_tables(
         _plain("interactions", pairs, [*shown, *others], (*by, *_INTERACTIONS), num_shown=len(shown)),
         Table(name="rank_fidelity", title="How well the rungs rank", columns=(*by, *_FIDELITY), rows=rungs),
         failures_table(results),
-        curves_table(results),
+        curves_table(results, results.state.trials.values(), ("trial", "kind")),
     ]
     return [table for table in [costs_table(results), *tables] if table.rows or table.name == "trials"]
 
@@ -261,26 +263,29 @@ def failures_table(results: StudyResults) -> Table:
     return Table(name="failures", title="Trials that failed or diverged", columns=columns, rows=rows)
 
 
-def curves_table(results: StudyResults) -> Table:
-    """Every score at every rung."""
-    costs = ("cost/train_seconds", "cost/forward_units")
+def curves_table(results: StudyResults, records: Iterable[TrialRecord], names: tuple[str, str]) -> Table:
+    """Every score at every evaluation.
+
+    Args:
+        results: The study or ablation.
+        records: Its trainings.
+        names: Two attributes of a record that say which training it is.
+    """
     columns = (
-        Column(key="trial", heading="trial"),
-        Column(key="kind", heading="kind"),
+        *(Column(key=name, heading=name) for name in names),
         Column(key="images", heading="images"),
         Column(key="value", heading=metric_title(results)),
-        Column(key=costs[0], heading="training (s)", digits=3),
-        Column(key=costs[1], heading="network evaluations", digits=3),
+        Column(key=COSTS[0], heading="training (s)", digits=3),
+        Column(key=COSTS[1], heading="network evaluations", digits=3),
     )
     rows = [
         {
-            "trial": record.trial,
-            "kind": record.kind,
+            **{name: getattr(record, name) for name in names},
             "images": result.images,
             "value": result.metrics.get(results.metric),
-            **{cost: result.metrics.get(cost) for cost in costs},
+            **{cost: result.metrics.get(cost) for cost in COSTS},
         }
-        for record in results.state.trials.values()
+        for record in records
         for result in record.results
     ]
     return Table(name="curves", title="Scores over training", columns=columns, rows=rows)
