@@ -200,7 +200,7 @@ class Measurement:
 
 
 def peaks(name: str, device_name: str, batch_size: int | None, most: int) -> dict[str, float]:
-    """Most megabytes that this process has held: before the first step, in steps, in an evaluation.
+    """Most megabytes that this process has held: before the first step, in steps, in each part of an evaluation.
 
     Also how much of the library's code each has loaded, which is in memory once for all processes of a machine.
     """
@@ -216,11 +216,16 @@ def peaks(name: str, device_name: str, batch_size: int | None, most: int) -> dic
         extractor = loadable(experiment.extractor, Path(folder))
         draws = measured.draws(extractor)
         num, num_real = (min(most, number) for number in (experiment.evaluation.num_samples, measured.num_real))
-        features = draws.shard(measured.learner.models.ema, 0, num).features
+        function = measured.learner.models.ema
+        draws.samples(function, 0, num)
+        found |= {"samples": peak_megabytes(device), "samples, code": code_megabytes()}
+        features = draws.shard(function, 0, num).features
+        found |= {"features": peak_megabytes(device), "features, code": code_megabytes()}
     reference = ReferenceFeatures.of(torch.randn(num_real, features.shape[1]), "0" * 64, extractor)
     for metric in experiment.evaluation.scores:
         metric.compute(features, reference)
-    return found | {"evaluation": peak_megabytes(device), "evaluation, code": code_megabytes()}
+        found |= {metric.name: peak_megabytes(device), f"{metric.name}, code": code_megabytes()}
+    return found
 
 
 def code_megabytes() -> float:
@@ -278,7 +283,7 @@ def show(result: dict[str, Any]) -> None:
         print(f"| {key}, one network | {value:.3g} | {result['shares'][key]:.2%} |")
     print(f"| all evaluations | {result['evaluation_seconds']:.4g} | {result['share']:.1%} |")
     for key, value in result.get("peak_megabytes", {}).items():
-        print(f"| most memory, {key} | {value:.0f} MB | |")
+        print(f"| most memory, {key} | {value:.1f} MB | |")
     if "share_in_training" in result:
         print(f"| in a whole training, by the clock | | {result['share_in_training']:.1%} |")
 

@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="couplings beside IC, as in the table; default: all")
     parser.add_argument("--no-reference", action="store_true", help="leave out the published code's step")
     parser.add_argument("--compiled", action="store_true", help="time compiled steps too")
     parser.add_argument("--json", type=Path, help="file to write")
@@ -75,6 +76,10 @@ def main() -> None:
     batch = [] if arguments.batch_size is None else [f"training.batch_size={arguments.batch_size}"]
     assignments = [*arguments.set, *batch]
     variants = variants_of(load_experiment(find_experiment(arguments.experiment), assignments))
+    if unknown := set(arguments.only or ()) - set(variants):
+        parser.error(f"--only must name couplings of {list(variants)}, got {sorted(unknown)}")
+    if arguments.only:
+        variants = {name: variant for name, variant in variants.items() if name in (IC, *arguments.only)}
     # Machine code that earlier runs have left would be taken.
     folder = tempfile.TemporaryDirectory()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder.name
@@ -127,16 +132,20 @@ class Bench:
         for name, experiment in experiments.items():
             self.variants[name] = self.stepper(experiment, Learner(experiment, device).step)
         if with_reference:
-            for name in (IC, "GC mu=0.5"):
+            for name in self.named(IC, "GC mu=0.5"):
                 learner = ReferenceLearner(experiments[name], device)
                 self.variants[f"reference {name}"] = self.stepper(experiments[name], learner.step)
-        for name in ("IC", "GC mu=0", "GC mu=0.5", "GC mu=1") if with_compiled else ():
+        for name in self.named(IC, "GC mu=0", "GC mu=0.5", "GC mu=1") if with_compiled else ():
             compiled = with_training(experiments[name], compile=True)
             self.variants[f"compiled {name}"] = self.stepper(compiled, Learner(compiled, device).step)
         self.calls = recorded_calls(self.first, device)
-        for name in (IC, "GC mu=0.5"):
+        for name in self.named(IC, "GC mu=0.5"):
             rate = experiments[name].coupling.num_generated(training.batch_size, 0.0) / training.batch_size
             self.variants[f"arithmetic {name}"] = lambda rate=rate: self.arithmetic(rate)
+
+    def named(self, *names: str) -> list[str]:
+        """Those of the couplings that are measured."""
+        return [name for name in names if name in self.experiments]
 
     def stepper(self, experiment: Experiment, step: Callable[..., object]) -> Callable[[], object]:
         """One more step of a training whose place in the schedules is its middle."""
