@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lcdb_problem import lcdb
 from numpy.typing import NDArray
+from problem import Params, Problem, noisy
 
 TABLE = Path(__file__).parent / "data" / "digits_curves.json"
 
 NUM_NEAREST = 5
 """Recorded recipes that a score of the problem `digits` is interpolated between."""
-
-Params = dict[str, Any]
 
 ALPHA = np.array([1.0, 1.2, 3.0, 3.2])
 A3 = np.array([[3.0, 10, 30], [0.1, 10, 35], [3.0, 10, 30], [0.1, 10, 35]])
@@ -36,37 +35,6 @@ P6 = 1e-4 * np.array(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One problem.
-
-    Attributes:
-        space: As in a study file.
-        horizon: Images of a full training.
-        min_images: First rung.
-        best: Lowest true score at the horizon.
-        score: True score of parameters after some images.
-        noise: Standard deviation of what is added to it.
-    """
-
-    space: dict[str, Any]
-    horizon: int
-    min_images: int
-    best: float
-    score: Callable[[Params, int], float] = field(repr=False)
-    noise: float = 0.0
-
-    def observe(self, seed: int) -> Callable[[Params, int], float]:
-        """Noisy score: the noise is a function of seed, parameters and images."""
-
-        def evaluate(params: Params, images: int) -> float:
-            key = json.dumps([seed, images, sorted(params.items(), key=str)], default=str)
-            random = np.random.default_rng(list(key.encode()))
-            return self.score(params, images) + self.noise * float(random.standard_normal())
-
-        return evaluate
-
-
 def hartmann(scales: NDArray[Any], centers: NDArray[Any], best: float) -> Problem:
     """Hartmann's function whose weights are off by 0.1 per missing share of the training, with noise.
 
@@ -79,7 +47,7 @@ def hartmann(scales: NDArray[Any], centers: NDArray[Any], best: float) -> Proble
         return -float(weights @ np.exp(-(scales * (x - centers) ** 2).sum(axis=1)))
 
     space = {f"x{index}": {"min": 0.0, "max": 1.0} for index in range(centers.shape[1])}
-    return Problem(space=space, horizon=81, min_images=3, best=best, score=score, noise=0.02)
+    return Problem(space=space, horizon=81, min_images=3, best=best, observe=noisy(score, 0.02), score=score)
 
 
 def crossing() -> Problem:
@@ -109,7 +77,7 @@ def crossing() -> Problem:
         return asymptote + images**-speed
 
     best = 0.1 + 81**-0.5
-    return Problem(space=space, horizon=81, min_images=3, best=best, score=score, noise=0.01)
+    return Problem(space=space, horizon=81, min_images=3, best=best, observe=noisy(score, 0.01), score=score)
 
 
 def late_winner() -> Problem:
@@ -134,7 +102,7 @@ def late_winner() -> Problem:
         return 0.6 + common + 0.1 * math.log2(params["timesteps.s1"] / 320) ** 2 + 3 * late
 
     best = 0.6 + 3 / (1 + math.exp(14 * 0.4))
-    return Problem(space=space, horizon=81, min_images=3, best=best, score=score, noise=0.02)
+    return Problem(space=space, horizon=81, min_images=3, best=best, observe=noisy(score, 0.02), score=score)
 
 
 def digits() -> Problem:
@@ -161,7 +129,9 @@ def digits() -> Problem:
         return float(curve(json.dumps(params))[rungs.index(images)])
 
     best = float(curves[:, -1].min())
-    return Problem(space=table["space"], horizon=rungs[-1], min_images=rungs[0], best=best, score=score)
+    return Problem(
+        space=table["space"], horizon=rungs[-1], min_images=rungs[0], best=best, observe=noisy(score), score=score
+    )
 
 
 def _distance(left: Params, right: Params) -> float:
@@ -176,42 +146,64 @@ def _distance(left: Params, right: Params) -> float:
     return total
 
 
-def random_field(seed: int, misleading: float) -> Problem:
-    """A smooth random function of three numbers and a choice; early scores add another one, times `misleading`.
+def _field(random: np.random.Generator) -> Callable[[NDArray[Any]], Any]:
+    """A smooth random function on the unit cube of four dimensions, of mean 0 and variance 1.
 
-    Both are sums of 200 random cosines whose covariance is a Gaussian of length 0.35 on the unit cube.
+    A sum of 200 random cosines whose covariance is a Gaussian of length 0.35.
     """
-    random = np.random.default_rng(seed)
-    places = {"a": 0.1, "b": 0.5, "c": 0.9}
+    frequencies, phases = random.standard_normal((200, 4)) / 0.35, random.uniform(0, 2 * np.pi, 200)
+    amplitudes = random.standard_normal(200) * math.sqrt(2 / 200)
+    return lambda x: np.cos(x @ frequencies.T + phases) @ amplitudes
 
-    def field() -> Callable[[NDArray[Any]], Any]:
-        frequencies, phases = random.standard_normal((200, 4)) / 0.35, random.uniform(0, 2 * np.pi, 200)
-        amplitudes = random.standard_normal(200) * math.sqrt(2 / 200)
-        return lambda x: np.cos(x @ frequencies.T + phases) @ amplitudes
 
-    final, passing = field(), field()
+FIELD_SPACE = {f"x{index}": {"min": 0.0, "max": 1.0} for index in range(3)} | {"kind": {"values": ["a", "b", "c"]}}
+KIND_PLACES = {"a": 0.1, "b": 0.5, "c": 0.9}
 
-    def score(params: Params, images: int) -> float:
-        x = np.array([params["x0"], params["x1"], params["x2"], places[params["kind"]]])
-        return float(final(x) + misleading * passing(x) * (1 - images / 81)) + 2 * math.exp(-images / 20)
+
+def _from_fields(score: Callable[[NDArray[Any], int], Any], random: np.random.Generator) -> Problem:
+    """A problem of three numbers and a choice from a score at (..., 4) places of the cube."""
+
+    def at(params: Params, images: int) -> float:
+        return float(score(np.array([params["x0"], params["x1"], params["x2"], KIND_PLACES[params["kind"]]]), images))
 
     points = random.uniform(size=(100_000, 4))
-    points[:, 3] = random.choice(list(places.values()), len(points))
-    space = {f"x{index}": {"min": 0.0, "max": 1.0} for index in range(3)} | {"kind": {"values": list(places)}}
-    best = float(final(points).min()) + 2 * math.exp(-81 / 20)
-    return Problem(space=space, horizon=81, min_images=3, best=best, score=score, noise=0.03)
+    points[:, 3] = random.choice(list(KIND_PLACES.values()), len(points))
+    best = float(score(points, 81).min())
+    return Problem(space=FIELD_SPACE, horizon=81, min_images=3, best=best, observe=noisy(at, 0.03), score=at)
 
 
-HELD_OUT: dict[str, Callable[[], Problem]] = {
-    f"random_field_{misleading:g}": partial(random_field, seed, misleading)
-    for seed, misleading in enumerate((0.3, 1.0, 2.0, 4.0))
-}
-"""Problems on which nothing was chosen; how much early scores mislead is in the name."""
+def random_field(seed: int, misleading: float) -> Problem:
+    """A smooth random function; early scores add another one, times `misleading`, that fades."""
+    random = np.random.default_rng(seed)
+    final, passing = _field(random), _field(random)
 
-PROBLEMS: dict[str, Callable[[], Problem]] = {
-    "hartmann3": lambda: hartmann(A3, P3, -3.86278),
-    "hartmann6": lambda: hartmann(A6, P6, -3.32237),
-    "crossing": crossing,
-    "late_winner": late_winner,
-    "digits": digits,
+    def score(x: NDArray[Any], images: int) -> Any:
+        return final(x) + misleading * passing(x) * (1 - images / 81) + 2 * math.exp(-images / 20)
+
+    return _from_fields(score, random)
+
+
+def random_curves(seed: int) -> Problem:
+    """Power laws whose asymptote, speed and beginning are smooth random functions of the parameters."""
+    random = np.random.default_rng(seed)
+    asymptote, speed, begin = _field(random), _field(random), _field(random)
+
+    def score(x: NDArray[Any], images: int) -> Any:
+        return 0.5 * asymptote(x) + 4 * np.exp(0.3 * begin(x)) * images ** -(0.5 * np.exp(0.4 * speed(x)))
+
+    return _from_fields(score, random)
+
+
+HELD_OUT: dict[str, Callable[[int], Problem]] = {
+    f"random_field_{misleading:g}": partial(random_field, misleading=misleading) for misleading in (0.3, 1.0, 2.0, 4.0)
+} | {"random_curves": random_curves}
+"""Problems on which nothing was chosen, another function for each seed; the name says how much early scores mislead."""
+
+PROBLEMS: dict[str, Callable[[int], Problem]] = {
+    "hartmann3": lambda seed: hartmann(A3, P3, -3.86278),
+    "hartmann6": lambda seed: hartmann(A6, P6, -3.32237),
+    "crossing": lambda seed: crossing(),
+    "late_winner": lambda seed: late_winner(),
+    "digits": lambda seed: digits(),
+    "lcdb": lcdb,
 }
