@@ -56,7 +56,7 @@ def test_different_numbers_and_different_seeds_give_different_suggestions(name):
     observations = history(0, 40, space_for(name))
     numbers = [suggested(name, observations, 0, number) for number in range(40, 80)]
     seeds = [suggested(name, observations, seed, 40) for seed in range(40)]
-    few = 30 if name in ("auto", "nsga2") else 38  # what varies a known trial may keep its value
+    few = {"auto": 35, "nsga2": 30}.get(name, 38)  # what varies a known trial may keep its value
     for found in (numbers, seeds):
         assert len({tuple(sorted(one.items())) for one in found}) == 40
         assert len({one["x"] for one in found}) >= few

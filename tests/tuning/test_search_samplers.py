@@ -191,12 +191,12 @@ def late_winners(finished):
     return found
 
 
-@pytest.mark.parametrize(("finished", "within"), [({"a": 3}, "tree.kind"), ({"a": 3}, None)])
+@pytest.mark.parametrize(("finished", "within"), [({"a": 5}, "tree.kind"), ({"a": 5}, None)])
 def test_groups_are_suggested_from_by_chance_until_each_has_a_full_training(finished, within):
     sampler = RungAwareBO(random_share=0.0, min_observations=4)
     known = late_winners(finished)
-    kinds = [suggest(sampler, known, 0, number, within=within)["tree.kind"] for number in range(24, 174)]
-    assert (kinds.count("c") > len(kinds) / 4) == (within is not None)  # a third by chance
+    kinds = [suggest(sampler, known, 0, number, within=within)["tree.kind"] for number in range(24, 84)]
+    assert (kinds.count("c") > 10) == (within is not None)
 
 
 def test_groups_are_compared_once_each_has_full_trainings():
