@@ -32,10 +32,16 @@ NUM_DATA_SETS = 3
 NUM_CLASSIFIERS = 20
 
 
-def database() -> Path | None:
-    """The file of error rates; None if the package is not installed. The package itself is not imported."""
+def database() -> Path:
+    """The file of error rates. The package itself is not imported.
+
+    Raises:
+        SystemExit: The package is not installed.
+    """
     spec = find_spec("lcdb")
-    return Path(spec.submodule_search_locations[0]) / "database-accuracy.csv" if spec else None
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("search_engine.py: lcdb is not installed; pip install -e '.[benchmarks]', or name --problems")
+    return Path(spec.submodule_search_locations[0]) / "database-accuracy.csv"
 
 
 @lru_cache(maxsize=1)
@@ -62,10 +68,7 @@ def read_curves(path: Path) -> Curves:
 
 def lcdb(seed: int) -> Problem:
     """Mean error rate of one classifier for each data set: of one split in validation, of all in test."""
-    path = database()
-    if path is None:
-        raise SystemExit("search_engine.py: lcdb is not installed; pip install -e '.[benchmarks]', or name --problems")
-    curves = read_curves(path)
+    curves = read_curves(database())
     data_sets = sorted({data_set for data_set, _ in curves})
     chosen = np.random.default_rng(seed).choice(data_sets, NUM_DATA_SETS, replace=False).tolist()
     classifiers = sorted({classifier for _, classifier in curves})

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lcdb_problem import database
 from numpy.typing import NDArray
 from search_problems import HELD_OUT, PROBLEMS, Problem
 
@@ -73,6 +74,8 @@ def main() -> None:
     parser.add_argument("--problems", nargs="*", default=every, choices=every, help="default: all")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
+    if "lcdb" in options.problems:
+        database()  # rather than after half an hour
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     tasks = [(name, method, seed) for name in options.problems for method in METHODS for seed in seeds]
     with ProcessPoolExecutor(options.jobs) as pool:
@@ -144,7 +147,8 @@ def _interval(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def _speed(curves: NDArray[Any], target: float) -> float:
-    reached = np.flatnonzero(np.nanmean(curves, axis=0) <= target)
+    known = ~np.isnan(curves).all(axis=0)  # at first no trial has a result
+    reached = np.flatnonzero(known)[np.nanmean(curves[:, known], axis=0) <= target]
     return float(1 / FRACTIONS[reached[0]]) if len(reached) else 0.5
 
 
